@@ -1,0 +1,40 @@
+# From a fresh clone: `make demo` trains a classifier, `make test` runs the tests.
+# Everything is installed into .venv; PYTHON picks the interpreter (3.11 to 3.13).
+PYTHON ?= python3
+ENGINE ?= torch
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test test-all check format bench clean
+
+# One stamp per set of extras: reinstalled when pyproject.toml changes.
+$(VENV)/.installed-%: pyproject.toml
+	@test -x $(BIN)/python || { echo "Creating $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing seresnext[$*] into $(VENV) (the first time takes a few minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
+	@touch $@
+
+demo: $(VENV)/.installed-demo $(if $(filter mindspore,$(ENGINE)),$(VENV)/.installed-mindspore)
+	@$(BIN)/python scripts/demo.py --engine $(ENGINE)
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest
+
+test-all: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest -m "slow or not slow"
+
+check: $(VENV)/.installed-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest tests/test_imports.py
+
+format: $(VENV)/.installed-dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev
+	@for script in benchmarks/[!g]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) data/digits runs/demo build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

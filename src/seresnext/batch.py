@@ -1,0 +1,49 @@
+"""What the data pipeline hands to an engine for one step: plain numpy, static shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input on one device. `B` is the per-device batch size and never varies.
+
+    Two images may be blended into one row (mixup, cutmix); such a row has two labels. All
+    randomness that both engines must share was drawn before the batch was made: the pixels
+    are already augmented and blended, and `seed` feeds whatever noise the model draws.
+    """
+
+    images: np.ndarray
+    """uint8 [B, H, W, 3], RGB."""
+    labels: np.ndarray
+    """int32 [B], class index."""
+    mixed_labels: np.ndarray
+    """int32 [B], class index of the image blended in; equal to `labels` where none was."""
+    mix: np.ndarray
+    """float32 [B], weight of `labels` in the loss; `1 - mix` is the weight of `mixed_labels`."""
+    mask: np.ndarray
+    """bool [B], False for rows that carry no image (padding, or an image that was unreadable)."""
+    index: np.ndarray
+    """int64 [B], position of the image in its source; -1 where there is none."""
+    seed: int = 0
+    """Seed of this step's noise (stochastic depth, dropout), drawn from (run seed, step)."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def split(self, parts: int) -> list[Batch]:
+        """Cut into `parts` equal pieces, in order. `B` must divide by `parts`."""
+        size = len(self) // parts
+        assert size * parts == len(self), f"a batch of {len(self)} does not divide by {parts}"
+        names = ("images", "labels", "mixed_labels", "mix", "mask", "index")
+        return [
+            replace(
+                self,
+                seed=self.seed + k,
+                **{n: getattr(self, n)[k * size : (k + 1) * size] for n in names},
+            )
+            for k in range(parts)
+        ]

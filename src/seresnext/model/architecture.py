@@ -1,0 +1,229 @@
+"""The SE-ResNeXt family, described once for every engine.
+
+Squeeze-and-Excitation Networks (Hu et al., arXiv:1709.01507) on ResNeXt blocks (Xie et al.,
+arXiv:1611.05431); the deep stem and the average-pool downsample are ResNet-C and ResNet-D of
+Bag of Tricks (He et al., arXiv:1812.01187). Names, shapes and order of the weights are those
+of timm's models of the same name, without `num_batches_tracked`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from ..errors import UserError
+
+EXPANSION = 4
+"""A block's output has four times the channels of its stage's base."""
+STAGE_CHANNELS = (64, 128, 256, 512)
+BN_EPS = 1e-5
+BN_MOMENTUM = 0.1
+"""Weight of the new batch in the running statistics (torch's convention; MindSpore's 0.9)."""
+BUFFER_SUFFIXES = (".running_mean", ".running_var")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One bottleneck: 1x1, grouped 3x3, 1x1, squeeze-and-excitation, residual add."""
+
+    name: str
+    in_channels: int
+    width: int
+    """Channels of the grouped 3x3."""
+    out_channels: int
+    stride: int
+    se_channels: int
+    has_downsample: bool
+    drop_path: float
+    """Probability that a sample skips this block's branch in training."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of the family, complete: two equal values build equal networks."""
+
+    name: str = "seresnext50_32x4d"
+    num_classes: int = 1000
+    layers: tuple[int, ...] = (3, 4, 6, 3)
+    """Blocks per stage."""
+    cardinality: int = 32
+    """Groups of the 3x3 convolution."""
+    base_width: int = 4
+    """Channels per group in the first stage; doubles with each stage."""
+    se_reduction: int = 16
+    """Squeeze ratio of the SE module (SENet paper, section 6.1)."""
+    stem: Literal["conv7", "deep"] = "conv7"
+    """`conv7`: one 7x7/2. `deep`: 3x3/2, 3x3, 3x3 with 32, 32, 64 channels (ResNet-C)."""
+    downsample: Literal["conv", "avg"] = "conv"
+    """Shortcut of a stage's first block: strided 1x1, or 2x2 average pool then 1x1 (ResNet-D)."""
+    max_pool: Literal["torch", "same"] = "torch"
+    """Padding of the stem's 3x3/2 max-pool: 1 on every side, or TensorFlow-style `same` (the
+    original model zoo and mindcv). At even sizes the windows differ by one pixel."""
+    drop_path: float = 0.0
+    """Stochastic depth (arXiv:1603.09382): rate of the last block; grows linearly from 0."""
+    dropout: float = 0.0
+    """Dropout before the classifier."""
+    zero_init_last_bn: bool = True
+    """Start each block as the identity: weight of its last BN is 0 (arXiv:1706.02677)."""
+
+    def __post_init__(self) -> None:
+        if len(self.layers) != len(STAGE_CHANNELS) or min(self.layers) < 1:
+            raise UserError(f"model.layers: expected four counts of at least 1, got {self.layers}")
+        for field in ("num_classes", "cardinality", "base_width", "se_reduction"):
+            if getattr(self, field) < 1:
+                raise UserError(f"model.{field}: expected 1 or more, got {getattr(self, field)}")
+        for field in ("drop_path", "dropout"):
+            if not 0.0 <= getattr(self, field) < 1.0:
+                raise UserError(
+                    f"model.{field}: expected 0 <= rate < 1, got {getattr(self, field)}"
+                )
+
+    @property
+    def num_features(self) -> int:
+        """Width of the pooled features the classifier reads."""
+        return STAGE_CHANNELS[-1] * EXPANSION
+
+    def blocks(self) -> Iterator[Block]:
+        """Every block, input to output."""
+        total, number, in_channels = sum(self.layers), 0, 64
+        for stage, (channels, depth) in enumerate(zip(STAGE_CHANNELS, self.layers, strict=True)):
+            out_channels = channels * EXPANSION
+            for index in range(depth):
+                stride = 2 if index == 0 and stage > 0 else 1
+                yield Block(
+                    name=f"layer{stage + 1}.{index}",
+                    in_channels=in_channels,
+                    width=channels * self.base_width // 64 * self.cardinality,
+                    out_channels=out_channels,
+                    stride=stride,
+                    se_channels=_divisible(out_channels / self.se_reduction),
+                    has_downsample=index == 0,
+                    drop_path=self.drop_path * number / max(total - 1, 1),
+                )
+                in_channels, number = out_channels, number + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Architecture:
+        unknown = sorted(set(data) - {f.name for f in fields(cls)})
+        if unknown:
+            raise UserError(
+                f"architecture has unknown fields {unknown}; was it written by a newer version?"
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+def _divisible(channels: float, divisor: int = 8) -> int:
+    """Nearest multiple of 8 and at least 8, as timm rounds the SE width."""
+    return max(divisor, int(channels + divisor / 2) // divisor * divisor)
+
+
+_FAMILY: dict[str, dict[str, Any]] = {
+    "seresnext26_32x4d": {"layers": (2, 2, 2, 2)},
+    "seresnext50_32x4d": {},
+    "seresnext101_32x4d": {"layers": (3, 4, 23, 3)},
+    "seresnext101_64x4d": {"layers": (3, 4, 23, 3), "cardinality": 64},
+    "seresnext26d_32x4d": {"layers": (2, 2, 2, 2), "stem": "deep", "downsample": "avg"},
+    "seresnext50d_32x4d": {"stem": "deep", "downsample": "avg"},
+}
+
+MODEL_NAMES = tuple(_FAMILY)
+
+
+def architecture(name: str, **overrides: Any) -> Architecture:
+    """The named network, with fields replaced (`num_classes=10`, `drop_path=0.1`, ...).
+
+    Raises UserError for a name outside the family.
+    """
+    if name not in _FAMILY:
+        raise UserError(f"unknown model {name!r}; the family is {', '.join(MODEL_NAMES)}")
+    return replace(Architecture(name=name, **_FAMILY[name]), **overrides)
+
+
+def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> shape of every weight and BN statistic, in the order of the network.
+
+    Convolutions are [out, in / groups, kh, kw] (torch's layout), linear layers [out, in].
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def conv(name: str, out: int, inp: int, k: int) -> None:
+        shapes[f"{name}.weight"] = (out, inp, k, k)
+
+    def bn(name: str, channels: int) -> None:
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{name}.{part}"] = (channels,)
+
+    if arch.stem == "conv7":
+        conv("conv1", 64, 3, 7)
+    else:
+        for position, (out, inp) in zip((0, 3, 6), ((32, 3), (32, 32), (64, 32)), strict=True):
+            conv(f"conv1.{position}", out, inp, 3)
+            if position < 6:
+                bn(f"conv1.{position + 1}", out)
+    bn("bn1", 64)
+    for b in arch.blocks():
+        conv(f"{b.name}.conv1", b.width, b.in_channels, 1)
+        bn(f"{b.name}.bn1", b.width)
+        conv(f"{b.name}.conv2", b.width, b.width // arch.cardinality, 3)
+        bn(f"{b.name}.bn2", b.width)
+        conv(f"{b.name}.conv3", b.out_channels, b.width, 1)
+        bn(f"{b.name}.bn3", b.out_channels)
+        for fc, out, inp in (
+            ("fc1", b.se_channels, b.out_channels),
+            ("fc2", b.out_channels, b.se_channels),
+        ):
+            conv(f"{b.name}.se.{fc}", out, inp, 1)
+            shapes[f"{b.name}.se.{fc}.bias"] = (out,)
+        if b.has_downsample:
+            first = 1 if arch.downsample == "avg" else 0
+            conv(f"{b.name}.downsample.{first}", b.out_channels, b.in_channels, 1)
+            bn(f"{b.name}.downsample.{first + 1}", b.out_channels)
+    shapes["fc.weight"] = (arch.num_classes, arch.num_features)
+    shapes["fc.bias"] = (arch.num_classes,)
+    return shapes
+
+
+def is_buffer(name: str) -> bool:
+    """True for BN running statistics: part of the weights, not trained."""
+    return name.endswith(BUFFER_SUFFIXES)
+
+
+def decays(shape: tuple[int, ...]) -> bool:
+    """Weight decay reaches matrices and kernels; BN and biases are left alone."""
+    return len(shape) > 1
+
+
+def count_parameters(arch: Architecture) -> int:
+    """Trained parameters (running statistics not counted)."""
+    total = 0
+    for name, shape in weight_shapes(arch).items():
+        if not is_buffer(name):
+            size = 1
+            for n in shape:
+                size *= n
+            total += size
+    return total
+
+
+def count_macs(arch: Architecture, image_size: int = 224) -> int:
+    """Multiply-accumulates of one image's forward pass: convolutions and linear layers."""
+    side = -(-image_size // 2)
+    if arch.stem == "conv7":
+        macs = side * side * 64 * 3 * 49
+    else:
+        macs = side * side * 9 * (32 * 3 + 32 * 32 + 64 * 32)
+    side = -(-side // 2)
+    for b in arch.blocks():
+        out_side = -(-side // b.stride)
+        macs += side * side * b.in_channels * b.width
+        macs += out_side * out_side * b.width * b.width // arch.cardinality * 9
+        macs += out_side * out_side * b.width * b.out_channels
+        macs += 2 * b.out_channels * b.se_channels
+        if b.has_downsample:
+            macs += out_side * out_side * b.in_channels * b.out_channels
+        side = out_side
+    return macs + arch.num_features * arch.num_classes
