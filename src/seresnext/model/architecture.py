@@ -9,7 +9,7 @@ of timm's models of the same name, without `num_batches_tracked`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from ..errors import UserError
@@ -140,7 +140,8 @@ def architecture(name: str, **overrides: Any) -> Architecture:
     """
     if name not in _FAMILY:
         raise UserError(f"unknown model {name!r}; the family is {', '.join(MODEL_NAMES)}")
-    return replace(Architecture(name=name, **_FAMILY[name]), **overrides)
+    settings: dict[str, Any] = {**_FAMILY[name], **overrides}
+    return Architecture(name=name, **settings)
 
 
 def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
