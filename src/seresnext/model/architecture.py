@@ -113,7 +113,10 @@ class Architecture:
             raise UserError(
                 f"architecture has unknown fields {unknown}; was it written by a newer version?"
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
+        return cls(**values)
 
 
 def _divisible(channels: float, divisor: int = 8) -> int:
@@ -140,8 +143,8 @@ def architecture(name: str, **overrides: Any) -> Architecture:
     """
     if name not in _FAMILY:
         raise UserError(f"unknown model {name!r}; the family is {', '.join(MODEL_NAMES)}")
-    settings: dict[str, Any] = {**_FAMILY[name], **overrides}
-    return Architecture(name=name, **settings)
+    settings: dict[str, Any] = {"name": name, **_FAMILY[name], **overrides}
+    return Architecture(**settings)
 
 
 def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:

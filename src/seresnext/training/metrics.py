@@ -1,0 +1,65 @@
+"""Exact sums of an evaluation: integers for counts, float64 for the loss."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Result of an evaluation."""
+
+    top1: float
+    """Share of images whose largest logit is the label, 0 to 1."""
+    top5: float
+    """Share of images whose label is among the five largest logits."""
+    loss: float
+    """Mean cross-entropy, natural logarithm."""
+    images: int
+    """Images evaluated, each exactly once."""
+    unread: int
+    """Images that could not be read; in no figure above."""
+    images_per_second: float
+
+    def to_dict(self) -> dict[str, float | int]:
+        return asdict(self)
+
+
+class MetricSums:
+    """Sums over images; adding two of them in any order gives the same counts."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(4, np.int64)  # top1, top5, images, unread
+        self.loss = np.zeros(1, np.float64)
+
+    def add(self, logits: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> None:
+        """Count one batch. logits float32 [B, K], labels int [B], mask bool [B].
+
+        A label's rank is the number of larger logits plus the number of equal ones before it, so
+        ties are broken by the lower index and the count does not depend on a sort. A row with a
+        logit that is not a number counts as wrong.
+        """
+        logits, labels = logits[mask].astype(np.float64), labels[mask]
+        rows = np.arange(len(labels))
+        own = logits[rows, labels][:, None]
+        earlier = np.arange(logits.shape[1])[None, :] < labels[:, None]
+        rank = ((logits > own) | ((logits == own) & earlier)).sum(1)
+        rank[~np.isfinite(logits).all(1)] = logits.shape[1] + 5
+        top = logits.max(1, initial=-np.inf)
+        log_sum = top + np.log(np.exp(logits - top[:, None]).sum(1))
+        self.counts[:3] += (int((rank < 1).sum()), int((rank < 5).sum()), len(labels))
+        self.loss += (log_sum - own[:, 0]).sum()
+
+    def result(self, seconds: float) -> Metrics:
+        top1, top5, images, unread = (int(n) for n in self.counts)
+        count = max(images, 1)
+        return Metrics(
+            top1=top1 / count,
+            top5=top5 / count,
+            loss=float(self.loss[0]) / count,
+            images=images,
+            unread=unread,
+            images_per_second=images / seconds if seconds > 0 else 0.0,
+        )

@@ -1,0 +1,55 @@
+"""The learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable
+
+from ..config import ScheduleConfig, duration_steps
+
+
+def create_schedule(
+    config: ScheduleConfig,
+    peak: float,
+    total_steps: int,
+    steps_per_epoch: float,
+    global_batch: int,
+) -> Callable[[int], float]:
+    """Return `lr(step)` for steps 0 .. total_steps - 1.
+
+    Warmup is linear in (step + 1) / warmup steps, so the first step is not zero and the last
+    warmup step has the peak rate (arXiv:1706.02677, section 2.2). Cosine is
+    arXiv:1608.03983 without restarts.
+    """
+
+    def steps(text: str, name: str) -> int:
+        return duration_steps(text, steps_per_epoch, global_batch, f"schedule.{name}")
+
+    warmup = min(steps(config.warmup, "warmup"), total_steps)
+    milestones = sorted(steps(text, "milestones") for text in config.milestones)
+    period = steps(config.cosine_period, "cosine_period") if config.cosine_period else 0
+    last = max(total_steps - warmup, 1)
+
+    def shape(step: float) -> float:
+        """Share of the peak after the warmup."""
+        if config.kind == "constant":
+            return 1.0
+        if config.kind == "step":
+            return config.gamma ** bisect.bisect_right(milestones, step)
+        # Without a period of its own the curve ends with the run.
+        progress = step / period if period else (step - warmup) / last
+        if config.kind == "cosine":
+            fall = (1 + math.cos(math.pi * progress)) / 2
+        else:
+            fall = max(1 - progress, 0.0)
+        return config.final_lr_ratio + (1 - config.final_lr_ratio) * fall
+
+    def lr(step: int) -> float:
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        if config.per_epoch:
+            return peak * shape(math.floor(step / steps_per_epoch) * steps_per_epoch)
+        return peak * shape(step)
+
+    return lr
