@@ -1,0 +1,113 @@
+"""Which device computes, what to call it, and how arrays get there."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...config import EngineConfig
+from ...errors import UserError
+
+_CHOICES = "auto, cpu, cuda, cuda:N, npu, npu:N or mps"
+
+
+def resolve_device(name: str, local_rank: int, local_world: int) -> torch.device:
+    """The device `name` asks for; one per local rank where several processes share a machine.
+
+    Raises UserError for an unknown name, an absent device, or an index given beside several
+    processes (each has its own).
+    """
+    kind, _, index = name.partition(":")
+    if kind == "auto":
+        kind = next((k for k in ("cuda", "npu", "mps") if _count(k) > 0), "cpu")
+    if kind not in ("cpu", "cuda", "npu", "mps") or (index and not index.isdigit()):
+        raise UserError(f"engine.device: expected {_CHOICES}, got {name!r}")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = _count(kind)
+    if count == 0:
+        raise UserError(f"engine.device: {name} was asked for, but {_absence(kind)}; use cpu")
+    if local_world > 1 and (index or kind == "mps"):
+        raise UserError(
+            f"engine.device: {name} names one device for {local_world} processes; "
+            f"use {kind if kind != 'mps' else 'cpu'}, and each process takes its own"
+        )
+    number = int(index) if index else (local_rank if local_world > 1 else 0)
+    if number >= count:
+        raise UserError(
+            f"engine.device: {kind}:{number} was asked for, but this machine has {count} "
+            f"({kind}:0 to {kind}:{count - 1})"
+        )
+    return torch.device(kind, number)
+
+
+def _count(kind: str) -> int:
+    if kind == "cuda":
+        return torch.cuda.device_count()
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    npu = getattr(torch, "npu", None)  # torch_npu puts it there when torch is imported
+    return npu.device_count() if npu is not None and npu.is_available() else 0
+
+
+def _absence(kind: str) -> str:
+    if kind == "cuda" and not torch.backends.cuda.is_built():
+        return f"this PyTorch ({torch.__version__}) is built without CUDA"
+    if kind == "npu" and not hasattr(torch, "npu"):
+        return "torch_npu is not installed"
+    return f"no {kind} device is visible to PyTorch {torch.__version__}"
+
+
+def describe(device: torch.device) -> str:
+    """For people: "cpu (2 threads)", "cuda:0 NVIDIA H100"."""
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"cpu ({threads} thread{'s' if threads > 1 else ''})"
+    if device.type == "mps":
+        return "mps"
+    name = getattr(torch, device.type).get_device_name(device)
+    return f"{device} {name}"
+
+
+def prepare(device: torch.device, config: EngineConfig) -> None:
+    """Process-wide settings of PyTorch that the configuration implies."""
+    threads = config.threads or (1 if config.virtual_shards else 0)
+    if threads:
+        torch.set_num_threads(threads)
+    if device.type in ("cuda", "npu"):
+        getattr(torch, device.type).set_device(device)
+    if device.type == "cuda":
+        # Shapes never change in training, so trying the algorithms once pays.
+        torch.backends.cudnn.benchmark = True
+        # fp32 means fp32: TensorFloat-32 keeps 10 bits of the mantissa. For speed there is bf16.
+        torch.backends.cudnn.allow_tf32 = False
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """The array as a tensor of the CPU that shares its memory where it can."""
+    # PyTorch warns of an array that is read-only; such a one is copied.
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+class Upload:
+    """Copies arrays to the device; on CUDA beside the computation, on a stream of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """The arrays as tensors of the same type; on the CPU they share memory."""
+        tensors = {k: as_tensor(v) for k, v in arrays.items()}
+        if self._stream is None:
+            return {k: v.to(self.device) for k, v in tensors.items()}
+        with torch.cuda.stream(self._stream):
+            uploaded = {
+                k: v.pin_memory().to(self.device, non_blocking=True) for k, v in tensors.items()
+            }
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self._stream)
+        for tensor in uploaded.values():
+            tensor.record_stream(current)  # its memory is not reused before this stream is done
+        return uploaded

@@ -1,0 +1,103 @@
+"""The processes of a run and what they say to each other."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ...errors import UserError
+
+_BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
+_TIMEOUT_VARIABLE = "SERESNEXT_RANK_TIMEOUT"
+_TIMEOUT = 25.0
+"""Seconds a rank waits for another. A killed rank is noticed at once, a stopped one only by this:
+below 30 s, so that the rest of the run ends within that; above any pause of a healthy rank."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the run, as torchrun numbers them."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> World:
+        """Read RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE; a world of one without them."""
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls()
+        missing = [v for v in ("RANK", "LOCAL_RANK", "MASTER_ADDR") if v not in os.environ]
+        if missing:
+            raise UserError(
+                f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set; start several "
+                "processes with torchrun or `seresnext train --nproc`"
+            )
+        return cls(
+            rank=int(os.environ["RANK"]),
+            size=size,
+            local_rank=int(os.environ["LOCAL_RANK"]),
+            local_size=int(os.environ.get("LOCAL_WORLD_SIZE", size)),
+        )
+
+    def join(self, device: torch.device) -> None:
+        """Meet the other processes. Collectives fail after the time-out of this module."""
+        if self.size == 1 or dist.is_initialized():
+            return
+        if device.type not in _BACKENDS:
+            raise UserError(f"several processes cannot train on {device.type}; use cpu")
+        timeout = timedelta(seconds=float(os.environ.get(_TIMEOUT_VARIABLE, _TIMEOUT)))
+        dist.init_process_group(_BACKENDS[device.type], timeout=timeout)
+
+    def leave(self) -> None:
+        """Take leave of the others."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum `tensor` over all ranks in place, in an order the backend chooses; return it."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """[...] -> [size, ...]: every rank's tensor, in rank order, on every rank."""
+        if self.size == 1:
+            return tensor[None]
+        gathered = tensor.new_empty((self.size, *tensor.shape))
+        dist.all_gather_into_tensor(gathered, tensor.contiguous())
+        return gathered
+
+    def exchange(self, tensor: Tensor) -> Tensor:
+        """[size, n] -> [size, n]: row r goes to rank r, which gets one row from each rank."""
+        if self.size == 1:
+            return tensor
+        received = torch.empty_like(tensor)
+        dist.all_to_all_single(received, tensor.contiguous())
+        return received
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """Rank 0's values become everyone's."""
+        if self.size > 1:
+            dist.broadcast(tensor, 0)
+
+    def all_sum(self, values: np.ndarray, device: torch.device) -> np.ndarray:
+        """Sum float64 or int64 values in rank order, so that every rank gets the same bits."""
+        assert values.dtype in (np.float64, np.int64), values.dtype
+        if self.size == 1:
+            return values.copy()
+        # Travels as int64, which every backend knows; float64 some do not.
+        bits = torch.tensor(np.atleast_1d(values).view(np.int64), device=device)
+        rows = self.gather(bits).cpu().numpy().view(values.dtype)
+        total = rows[0].copy()
+        for row in rows[1:]:
+            total += row
+        return total.reshape(values.shape)

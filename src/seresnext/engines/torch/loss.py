@@ -1,0 +1,101 @@
+"""From uint8 images to the loss: what a training step differentiates, and `torch.compile` sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...config import OptimConfig
+from .model import SEResNeXt
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    mixed_labels: Tensor,
+    mix: Tensor,
+    smoothing: float,
+    off_target: bool,
+) -> Tensor:
+    """Cross-entropy of every row, [B, K] -> [B], against its smoothed, mixed target.
+
+    A row's target is `mix` on `labels` and `1 - mix` on `mixed_labels`; of that, `smoothing` is
+    spread over all K classes (arXiv:1512.00567, section 7), or with `off_target` over the K - 1
+    others. Both are linear in the target, so they apply to the mixture as a whole.
+    """
+    log_p = F.log_softmax(logits, 1)
+    first = log_p.gather(1, labels.long()[:, None])[:, 0]
+    second = log_p.gather(1, mixed_labels.long()[:, None])[:, 0]
+    target = mix * first + (1 - mix) * second
+    if smoothing == 0:
+        return -target
+    classes = logits.shape[1]
+    off = smoothing / max(classes - 1, 1) if off_target else smoothing / classes
+    on = 1 - smoothing - off if off_target else 1 - smoothing
+    return -(on * target + off * log_p.sum(1))
+
+
+class Normalise(nn.Module):
+    """uint8 [B, H, W, 3] -> (pixel / 255 - mean) / std as float32 [B, 3, H, W]."""
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        channels_last: bool,
+    ) -> None:
+        super().__init__()
+        spread = torch.tensor(std, dtype=torch.float64)
+        scale = 1 / (255 * spread)
+        offset = -torch.tensor(mean, dtype=torch.float64) / spread
+        self.scale = scale.float().view(1, 3, 1, 1).to(device)
+        self.offset = offset.float().view(1, 3, 1, 1).to(device)
+        self.channels_last = channels_last
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.permute(0, 3, 1, 2)  # NHWC in memory is what channels_last means
+        if not self.channels_last:
+            x = x.contiguous()
+        return torch.addcmul(self.offset, x.float(), self.scale)
+
+
+class TrainingLoss(nn.Module):
+    """One piece of a batch -> sum of its rows' losses, and how many rows are right."""
+
+    def __init__(
+        self,
+        network: SEResNeXt,
+        normalise: Normalise,
+        optim: OptimConfig,
+        autocast: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.normalise = normalise
+        self.smoothing = optim.label_smoothing
+        self.off_target = optim.smoothing_off_target
+        self.autocast = autocast
+
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        mixed_labels: Tensor,
+        mix: Tensor,
+        mask: Tensor,
+        drop_path: Tensor | None = None,
+        dropout: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Fields of `Batch` and of `draw_noise` -> (loss sum, rows whose largest logit is the
+        label), both float32 scalars over the rows that carry an image."""
+        device = images.device.type
+        with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
+            logits = self.network(self.normalise(images), drop_path, dropout)
+        logits = logits.float()
+        rows = cross_entropy(logits, labels, mixed_labels, mix, self.smoothing, self.off_target)
+        correct = (logits.argmax(1) == labels) & mask
+        return torch.where(mask, rows, 0.0).sum(), correct.float().sum()
