@@ -243,7 +243,7 @@ class Config:
     """One run, complete."""
 
     recipe: str = "imagenet"
-    """Recipe it started from (a record; fields below decide)."""
+    """Recipe to start from: demo, imagenet, finetune, zoo, zoo-fixed. The fields below decide."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -258,8 +258,8 @@ class Config:
 _DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(epochs?|ep|steps?|images?)\s*", re.I)
 
 
-def duration_steps(text: str, steps_per_epoch: float, global_batch: int, field_name: str) -> int:
-    """Turn `"90 epochs"`, `"5000 steps"` or `"1e6 images"` into whole steps, rounding up.
+def duration_steps(text: str, steps_per_epoch: float, global_batch: int, field_name: str) -> float:
+    """Turn `"90 epochs"`, `"5000 steps"` or `"1e6 images"` into steps, fractions kept.
 
     Raises UserError naming `field_name` for any other text.
     """
@@ -274,7 +274,12 @@ def duration_steps(text: str, steps_per_epoch: float, global_batch: int, field_n
         value *= steps_per_epoch
     elif unit == "i":
         value /= global_batch
-    return math.ceil(value - 1e-9)
+    return value
+
+
+def whole_steps(text: str, steps_per_epoch: float, global_batch: int, field_name: str) -> int:
+    """`duration_steps` rounded up, forgiving the last bits of the arithmetic."""
+    return math.ceil(duration_steps(text, steps_per_epoch, global_batch, field_name) - 1e-6)
 
 
 # Validation --------------------------------------------------------------------------------

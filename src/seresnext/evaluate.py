@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from .batch import Batch
+from .config import DataConfig
+from .data.loader import BadImages, eval_batches
+from .data.source import image_folder
+from .errors import UserError
+from .runtimes.base import Runtime
 from .training.metrics import Metrics, MetricSums
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -35,3 +43,42 @@ def evaluate(
     sums.counts[3] = unread()
     sums.counts, sums.loss = all_sum(sums.counts), all_sum(sums.loss)
     return sums.result(time.perf_counter() - start)
+
+
+def evaluate_folder(
+    model: Runtime,
+    data: Path,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    on_bad_image: Literal["stop", "skip"] = "stop",
+) -> tuple[Metrics, list[str]]:
+    """Evaluate an engine or a runtime on a folder; returns the metrics and the unread files.
+
+    `data` holds `val/<class>/` (or validation, test), or `<class>/` itself. Labels follow the
+    model's class names.
+    """
+    if batch_size < 1:
+        raise UserError(f"--batch-size: expected 1 or more, got {batch_size}")
+    report = BadImages(None)
+    source = image_folder(
+        validation_folder(data), class_names=model.spec.class_names, allow_empty_classes=True
+    )
+    batches = eval_batches(
+        source,
+        model.spec.input,
+        DataConfig(workers=workers, on_bad_image=on_bad_image),
+        batch_size=batch_size,
+        report=report,
+    )
+    with closing(batches):
+        metrics = evaluate(model.predict, batches, unread=lambda: report.count)
+    return metrics, report.names()
+
+
+def validation_folder(data: Path) -> Path:
+    """`data`/val (or validation, test) where there is one, else `data` itself."""
+    for name in ("val", "validation", "test"):
+        if (data / name).is_dir():
+            return data / name
+    return data

@@ -6,7 +6,15 @@ import bisect
 import math
 from collections.abc import Callable
 
-from ..config import ScheduleConfig, duration_steps
+from ..config import ScheduleConfig, whole_steps
+
+
+def due(done: int, every: float) -> bool:
+    """Whether step number `done` (1-based) completes another `every` steps; 0 is never.
+
+    `every` may be a fraction (an epoch of 44.9 steps): due at the first step past each multiple.
+    """
+    return every > 0 and math.floor(done / every + 1e-9) > math.floor((done - 1) / every + 1e-9)
 
 
 def create_schedule(
@@ -24,7 +32,7 @@ def create_schedule(
     """
 
     def steps(text: str, name: str) -> int:
-        return duration_steps(text, steps_per_epoch, global_batch, f"schedule.{name}")
+        return whole_steps(text, steps_per_epoch, global_batch, f"schedule.{name}")
 
     warmup = min(steps(config.warmup, "warmup"), total_steps)
     milestones = sorted(steps(text, "milestones") for text in config.milestones)

@@ -1,0 +1,7 @@
+"""`python -m seresnext` is `seresnext`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

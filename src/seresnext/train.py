@@ -1,0 +1,288 @@
+"""The training loop. It reads on one screen and knows no framework."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import numpy as np
+
+from .config import Config
+from .data.loader import BadImages, eval_batches, train_batches
+from .data.source import Source, image_folder, split_folders
+from .engines.base import Engine, EngineState, create_engine
+from .errors import UserError
+from .evaluate import evaluate
+from .model.finished import save_model
+from .model.foreign import pretrained_weights
+from .model.init import init_weights
+from .model.spec import ModelSpec
+from .run_folder import RunFolder
+from .training.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from .training.interrupt import Interrupt, Interrupted
+from .training.log import Reporter
+from .training.metrics import Metrics
+from .training.plan import Plan, make_plan
+from .training.saver import Saver
+from .training.schedule import create_schedule, due
+from .training.state import Progress, check_resumable, checkpoint_state
+from .training.step_log import StepLog
+
+
+def train(config: Config, reporter: Reporter) -> Metrics | None:
+    """Train as `config` says, going on from where its run folder stands.
+
+    Returns the metrics of the last evaluation, None without a validation set; the finished model
+    is in `RUN/model`. Raises UserError for what the user can mend, Interrupted after a signal
+    (with the state saved).
+    """
+    with ExitStack() as stack:
+        source, val_source = open_sources(config)
+        spec = ModelSpec(
+            config.model.architecture(len(source.class_names)),
+            source.class_names,
+            config.augment.input_spec(),
+        )
+        engine = create_engine(
+            spec, start_weights(config, spec, reporter), config.engine, config.optim
+        )
+        stack.callback(engine.close)
+        main = engine.rank == 0
+        folder = RunFolder(config.run.out)
+        if main:
+            stack.enter_context(folder)
+        progress, plan = resume(config, engine, folder, source, spec, reporter)
+        if main:
+            folder.write_config(config)
+        bad_images = BadImages(folder.bad_images)
+        batches = train_batches(
+            source,
+            config.data,
+            config.augment,
+            seed=config.run.seed,
+            batch_size=plan.batch_size,
+            rank=engine.rank,
+            world_size=engine.world_size,
+            start_step=progress.step,
+            report=bad_images,
+            shards=config.engine.virtual_shards // engine.world_size or config.optim.accumulate,
+        )
+        stack.enter_context(closing(batches))
+        saver = Saver(
+            folder.checkpoints,
+            config.run.keep_checkpoint_max,
+            lambda path, checkpoint: reporter.saved(path),
+        )
+        stack.callback(saver.wait)
+        lr = create_schedule(
+            config.schedule, plan.peak_lr, plan.total_steps, plan.steps_per_epoch, plan.global_batch
+        )
+        log = stack.enter_context(
+            StepLog(
+                reporter,
+                plan,
+                progress.step,
+                engine.fetch,
+                config.run.max_bad_steps,
+                folder.path if main else None,
+            )
+        )
+        interrupt = stack.enter_context(Interrupt())
+
+        # ------------------------------------------------------------------------- the loop
+        finished = progress.step >= plan.total_steps
+        while not finished:
+            batch = log.wait_for(batches)
+            rate = lr(progress.step)
+            scalars = engine.train_step(batch, rate)
+            progress.step += 1
+            log.add(scalars, batch, rate)
+
+            stop = agree(engine, interrupt.requested)
+            finished = progress.step >= plan.total_steps
+            if finished or stop or due(progress.step, plan.log_every):
+                log.flush()
+            best = False
+            if val_source and not stop and (finished or due(progress.step, plan.eval_every)):
+                best = progress.record(validate(config, engine, val_source, log))
+                finished |= 0 < config.run.early_stop <= progress.evaluations_since_best
+            if main and (finished or stop or best or due(progress.step, plan.save_every)):
+                saver.save(
+                    snapshot(progress, config, engine, spec, source, plan), progress.best_step
+                )
+            if stop:
+                saver.wait()
+                raise Interrupted
+        # ----------------------------------------------------------------------------------
+
+        saver.wait()
+        if main:
+            finish(config, folder, engine, spec, progress)
+        return progress.last_metrics
+
+
+def open_sources(config: Config) -> tuple[Source, Source | None]:
+    """Training and validation images; the validation set is labelled by the training classes."""
+    data = config.data
+    train_folder, val_folder = split_folders(data.root, data.train, data.val)
+    source = image_folder(
+        train_folder,
+        allow_empty_classes=data.allow_empty_classes,
+        follow_links=data.follow_links,
+    )
+    if val_folder is None:
+        return source, None
+    val_source = image_folder(
+        val_folder,
+        class_names=source.class_names,
+        allow_empty_classes=data.allow_empty_classes,
+        follow_links=data.follow_links,
+    )
+    return source, val_source
+
+
+def start_weights(config: Config, spec: ModelSpec, reporter: Reporter) -> dict[str, np.ndarray]:
+    """Initial weights from the seed, or the pretrained ones."""
+    if not config.run.pretrained:
+        return init_weights(spec.architecture, config.run.seed)
+    weights, notes = pretrained_weights(
+        Path(config.run.pretrained), spec.architecture, config.run.seed
+    )
+    for note in notes:
+        reporter.message(note)
+    return weights
+
+
+def resume(
+    config: Config,
+    engine: Engine,
+    folder: RunFolder,
+    source: Source,
+    spec: ModelSpec,
+    reporter: Reporter,
+) -> tuple[Progress, Plan]:
+    """Bring the engine to where the run stands; every rank takes the checkpoint rank 0 chose."""
+    checkpoint = None
+    if config.run.resume == "never":
+        if engine.rank == 0:
+            folder.refuse_overwriting()
+    elif config.run.resume == "auto":
+        checkpoint = newest_agreed(engine, folder, reporter)
+    else:
+        checkpoint = load_checkpoint(Path(config.run.resume))
+    global_batch = config.run.batch_size * engine.world_size
+    progress = Progress()
+    if checkpoint:
+        global_batch, remarks = check_resumable(
+            checkpoint.state, config, spec, source.fingerprint(), engine.world_size
+        )
+        progress = Progress.from_dict(checkpoint.state["progress"])
+        engine.load_state_dict(
+            EngineState(
+                model=checkpoint.tensors["model"],
+                momentum=checkpoint.tensors.get("momentum", {}),
+                ema=checkpoint.tensors.get("ema", {}),
+                scalars=checkpoint.state["engine"]["scalars"],
+            )
+        )
+        for remark in remarks:
+            reporter.message(remark)
+    plan = make_plan(config, len(source), engine.world_size, global_batch)
+    reporter.message(describe(config, engine, source, plan, progress))
+    return progress, plan
+
+
+def newest_agreed(engine: Engine, folder: RunFolder, reporter: Reporter) -> Checkpoint | None:
+    """The newest checkpoint that rank 0 finds whole; the others load the same one."""
+    checkpoint, step = None, -1
+    if engine.rank == 0:
+        checkpoint, problems = newest_checkpoint(folder.checkpoints)
+        for problem in problems:
+            reporter.message(f"warning: passed over: {problem}")
+        step = checkpoint.step if checkpoint else -1
+    chosen = int(engine.all_sum(np.array([step + 1 if engine.rank == 0 else 0], np.int64))[0]) - 1
+    if engine.rank != 0 and chosen >= 0:
+        return load_checkpoint(folder.checkpoint(chosen))
+    return checkpoint
+
+
+def describe(config: Config, engine: Engine, source: Source, plan: Plan, progress: Progress) -> str:
+    """The run in a sentence or two, before its first step."""
+    ranks = f" x {engine.world_size}" if engine.world_size > 1 else ""
+    text = (
+        f"{config.model.name} on {engine.name} {engine.device}{ranks}, {config.engine.precision}; "
+        f"{len(source)} images in {len(source.class_names)} classes; "
+        f"{plan.total_steps} steps of {plan.global_batch} images "
+        f"({plan.total_steps / plan.steps_per_epoch:.1f} epochs)"
+    )
+    if progress.step >= plan.total_steps:
+        return f"{text}\nalready finished at step {progress.step}; nothing to train"
+    if progress.step:
+        return f"{text}\nresuming after step {progress.step}"
+    return text
+
+
+def agree(engine: Engine, stop: bool) -> bool:
+    """Whether any rank was asked to stop, so that all stop after the same step."""
+    if engine.world_size == 1:
+        return stop
+    return bool(engine.all_sum(np.array([int(stop)], np.int64))[0])
+
+
+def validate(config: Config, engine: Engine, source: Source, log: StepLog) -> Metrics:
+    report = BadImages(None)
+    batches = eval_batches(
+        source,
+        engine.spec.input,
+        config.data,
+        batch_size=config.run.eval_batch_size or config.run.batch_size,
+        rank=engine.rank,
+        world_size=engine.world_size,
+        report=report,
+    )
+    with closing(batches):
+        metrics = evaluate(engine.predict, batches, engine.all_sum, unread=lambda: report.count)
+    log.evaluated(metrics)
+    return metrics
+
+
+def snapshot(
+    progress: Progress,
+    config: Config,
+    engine: Engine,
+    spec: ModelSpec,
+    source: Source,
+    plan: Plan,
+) -> Checkpoint:
+    """A copy of everything a resume needs; training may go on while it is written."""
+    state = engine.state_dict()
+    return Checkpoint(
+        step=progress.step,
+        state=checkpoint_state(
+            progress,
+            config,
+            spec,
+            source.fingerprint(),
+            plan.global_batch,
+            engine.world_size,
+            plan.steps_per_epoch,
+            {"name": engine.name, "scalars": state.scalars},
+        ),
+        tensors={"model": state.model, "momentum": state.momentum, "ema": state.ema},
+    )
+
+
+def finish(
+    config: Config, folder: RunFolder, engine: Engine, spec: ModelSpec, progress: Progress
+) -> None:
+    """Write `RUN/model`: the last weights (averaged with EMA), or the best after early stopping."""
+    if config.run.early_stop and progress.best_step is not None:
+        tensors = load_checkpoint(folder.checkpoint(progress.best_step)).tensors
+        weights = tensors.get("ema") or tensors["model"]
+    else:
+        state = engine.state_dict()
+        weights = state.ema or state.model
+    try:
+        save_model(folder.model, spec, weights)
+    except OSError as error:
+        raise UserError(f"cannot write {folder.model}: {error.strerror}") from None

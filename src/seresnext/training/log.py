@@ -1,0 +1,190 @@
+"""What a run says: lines or a bar for people, `metrics.jsonl` and TensorBoard for tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+METRICS_FILE = "metrics.jsonl"
+_PRINT_EVERY_SECONDS = 1.0
+"""Plain lines come no faster than this, so that a log of fast steps stays readable."""
+
+
+class Reporter(Protocol):
+    """Who hears of a run's events; the loop knows nothing of bars, lines or files."""
+
+    def message(self, text: str) -> None:
+        """A sentence for people."""
+        ...
+
+    def started(self, step: int, total_steps: int, steps_per_epoch: float) -> None: ...
+
+    def metrics(self, record: dict[str, float]) -> None:
+        """`step` and `epoch`, with `train/loss`, `train/top1`, `lr`, `images_per_second`,
+        `data_wait` (share of the time spent waiting for data) and `remaining` (seconds), or with
+        `val/top1`, `val/top5`, `val/loss`, `val/images`, `val/unread`.
+        """
+        ...
+
+    def saved(self, path: Path) -> None:
+        """A checkpoint is complete on disk."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def line(record: dict[str, float], total_steps: int) -> str:
+    """One event as a line of text."""
+    head = f"step {int(record['step'])}/{total_steps}  epoch {record['epoch']:.2f}"
+    if "val/top1" in record:
+        body = (
+            f"validation: top-1 {record['val/top1']:.2%}, top-5 {record['val/top5']:.2%}, "
+            f"loss {record['val/loss']:.4f}"
+        )
+        if record.get("val/unread"):
+            body += f", {int(record['val/unread'])} images unreadable"
+        return f"{head}  {body}"
+    return (
+        f"{head}  loss {record['train/loss']:.4f}  lr {record['lr']:.5f}  "
+        f"{record['images_per_second']:.1f} images/s  waiting for data {record['data_wait']:.0%}  "
+        f"{clock(record['remaining'])} left"
+    )
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class LineReporter:
+    """Plain lines, for pipes, files and batch systems."""
+
+    def __init__(self, stream: Any = None) -> None:
+        self.stream = stream or sys.stdout
+        self.total_steps = 0
+        self.printed = -_PRINT_EVERY_SECONDS
+
+    def message(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    def started(self, step: int, total_steps: int, steps_per_epoch: float) -> None:
+        self.total_steps = total_steps
+
+    def metrics(self, record: dict[str, float]) -> None:
+        now = time.monotonic()
+        last = int(record["step"]) == self.total_steps
+        if "val/top1" in record or last or now - self.printed >= _PRINT_EVERY_SECONDS:
+            self.printed = now
+            self.message(line(record, self.total_steps))
+
+    def saved(self, path: Path) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class BarReporter:
+    """A progress bar on a terminal; evaluations stay as lines above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.total_steps = 0
+        self.console = Console()
+        self.bar = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=self.console,
+        )
+        self.task = self.bar.add_task("starting", total=None)
+
+    def message(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)
+
+    def started(self, step: int, total_steps: int, steps_per_epoch: float) -> None:
+        self.total_steps = total_steps
+        self.bar.update(self.task, total=total_steps, completed=step)
+        self.bar.start()
+
+    def metrics(self, record: dict[str, float]) -> None:
+        if "val/top1" in record:
+            self.message(line(record, self.total_steps))
+            return
+        self.bar.update(
+            self.task,
+            completed=record["step"],
+            description=(
+                f"loss {record['train/loss']:.3f}  lr {record['lr']:.4f}  "
+                f"{record['images_per_second']:.0f} images/s  "
+                f"data wait {record['data_wait']:.0%}  {clock(record['remaining'])} left"
+            ),
+        )
+
+    def saved(self, path: Path) -> None:
+        pass
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+def console_reporter() -> Reporter:
+    """A bar where a person watches, lines elsewhere."""
+    return BarReporter() if sys.stdout.isatty() else LineReporter()
+
+
+class MetricsFile:
+    """`RUN/metrics.jsonl`, one JSON object a line, and TensorBoard events beside it."""
+
+    def __init__(self, run: Path, start_step: int) -> None:
+        self.path = run / METRICS_FILE
+        _drop_after(self.path, start_step)
+        self.file = open(self.path, "a")  # noqa: SIM115 (closed in close)
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self.events = EventFileWriter(str(run / "tensorboard"))
+
+    def write(self, record: dict[str, float]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self.file.write(json.dumps(record) + "\n")
+        self.file.flush()
+        values = [
+            Summary.Value(tag=tag, simple_value=value)
+            for tag, value in record.items()
+            if tag not in ("step", "remaining")
+        ]
+        event = Event(
+            step=int(record["step"]), wall_time=time.time(), summary=Summary(value=values)
+        )
+        self.events.add_event(event)
+
+    def close(self) -> None:
+        self.file.close()
+        self.events.close()
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Forget what a killed run wrote after the checkpoint it resumes from, atomically."""
+    if not path.exists():
+        return
+    kept = []
+    for text in path.read_text().splitlines():
+        try:
+            if json.loads(text)["step"] <= step:
+                kept.append(text)
+        except (ValueError, KeyError, TypeError):
+            continue  # the line that was being written when the run was killed
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text("".join(f"{text}\n" for text in kept))
+    os.replace(temporary, path)

@@ -1,0 +1,60 @@
+"""The durations of a config, turned into steps once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import Config, duration_steps, whole_steps
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run in steps, for this data set and this number of ranks."""
+
+    batch_size: int
+    """Images per rank and step."""
+    global_batch: int
+    """Images per step, all ranks."""
+    steps_per_epoch: float
+    total_steps: int
+    log_every: float
+    eval_every: float
+    """0: only at the end."""
+    save_every: float
+    peak_lr: float
+    """Learning rate after the warmup, scaled to the global batch."""
+
+
+def make_plan(config: Config, images: int, world_size: int, global_batch: int) -> Plan:
+    """Raises UserError where the batch cannot be dealt to the ranks, or is larger than the data."""
+    run, shards = config.run, config.engine.virtual_shards
+    if global_batch % world_size:
+        raise UserError(
+            f"a global batch of {global_batch} images does not divide among {world_size} processes"
+        )
+    if shards and (shards % world_size or global_batch % shards):
+        raise UserError(
+            f"engine.virtual_shards: {shards} shards must be a multiple of the {world_size} "
+            f"processes and divide the global batch of {global_batch} images"
+        )
+    if config.data.drop_last and images < global_batch:
+        raise UserError(
+            f"the training set has {images} images, fewer than one batch of {global_batch}; "
+            f"use --batch-size {max(images // world_size, 1)} or less, or data.drop_last false"
+        )
+    epoch = float(images // global_batch) if config.data.drop_last else images / global_batch
+
+    def steps(text: str, name: str) -> float:
+        return duration_steps(text, epoch, global_batch, f"run.{name}") if text else 0.0
+
+    return Plan(
+        batch_size=global_batch // world_size,
+        global_batch=global_batch,
+        steps_per_epoch=epoch,
+        total_steps=max(whole_steps(run.duration, epoch, global_batch, "run.duration"), 1),
+        log_every=max(steps(run.log_every, "log_every"), 1.0),
+        eval_every=steps(run.eval_every, "eval_every"),
+        save_every=steps(run.save_every, "save_every"),
+        peak_lr=config.optim.lr_per_256 * global_batch / 256,
+    )

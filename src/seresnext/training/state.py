@@ -1,0 +1,160 @@
+"""Where a run stands, and whether a checkpoint may continue as this run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import Config, to_dict
+from ..errors import UserError
+from ..model.spec import ModelSpec
+from .metrics import Metrics
+
+
+@dataclass
+class Progress:
+    """Everything about a run that is not in the engine and not in the config."""
+
+    step: int = 0
+    """Steps done."""
+    best_top1: float = -1.0
+    best_step: int | None = None
+    evaluations_since_best: int = 0
+    last_metrics: Metrics | None = None
+
+    def record(self, metrics: Metrics) -> bool:
+        """Take an evaluation at the present step; True when it is the best so far."""
+        self.last_metrics = metrics
+        if metrics.top1 > self.best_top1:
+            self.best_top1, self.best_step = metrics.top1, self.step
+            self.evaluations_since_best = 0
+            return True
+        self.evaluations_since_best += 1
+        return False
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Progress:
+        metrics = data.get("last_metrics")
+        return cls(**{**data, "last_metrics": Metrics(**metrics) if metrics else None})
+
+
+def checkpoint_state(
+    progress: Progress,
+    config: Config,
+    spec: ModelSpec,
+    fingerprint: str,
+    global_batch: int,
+    world_size: int,
+    steps_per_epoch: float,
+    engine: dict[str, Any],
+) -> dict[str, Any]:
+    """The JSON state of a checkpoint."""
+    return {
+        "progress": progress.to_dict(),
+        "samples_seen": progress.step * global_batch,
+        "epoch": progress.step / steps_per_epoch,
+        "config": to_dict(config),
+        "model": spec.to_dict(),
+        "data_fingerprint": fingerprint,
+        "global_batch": global_batch,
+        "world_size": world_size,
+        "engine": engine,
+    }
+
+
+_ORDER_FIELDS = ("run.seed", "data.drop_last")
+"""Fields that decide which sample is seen when: a run cannot continue under other values."""
+_FREE_FIELDS = ("run.out", "run.resume", "data.workers", "data.root", "data.train", "data.val")
+"""Fields that change nothing of the result; not worth a word when they differ."""
+
+
+def check_resumable(
+    state: dict[str, Any], config: Config, spec: ModelSpec, fingerprint: str, world_size: int
+) -> tuple[int, list[str]]:
+    """May this run go on from a checkpoint with `state`?
+
+    Returns the global batch to go on with and remarks for the user. Raises UserError naming what
+    differs: network, classes, data, seed or batch.
+    """
+    try:
+        saved_spec = ModelSpec.from_dict(state["model"])
+        saved_config, saved_print = dict(state["config"]), state["data_fingerprint"]
+        saved_batch, saved_world = int(state["global_batch"]), int(state["world_size"])
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"the checkpoint's state.json lacks or garbles {error}") from None
+    _check_spec(saved_spec, spec)
+    if saved_print != fingerprint and not config.data.allow_change:
+        raise UserError(
+            "the training images are not those of the checkpoint (fingerprint "
+            f"{fingerprint[:12]}, checkpoint {saved_print[:12]}): files were added, removed or "
+            "changed in size. Restore them, start in another --out, or pass "
+            "--allow-data-change"
+        )
+    remarks = []
+    if saved_print != fingerprint:
+        remarks.append("the training images have changed since the checkpoint, as allowed")
+    saved, now = _flat(saved_config), _flat(to_dict(config))
+    for name in _ORDER_FIELDS:
+        if saved.get(name) != now[name]:
+            raise UserError(
+                f"{name} was {saved.get(name)!r} in the checkpoint and is {now[name]!r} now; the "
+                "order of the samples depends on it. Use the old value or another --out"
+            )
+    if saved.get("run.batch_size") != now["run.batch_size"] and (
+        now["run.batch_size"] * world_size != saved_batch
+    ):
+        raise UserError(
+            f"the checkpoint's global batch is {saved_batch} images; --batch-size "
+            f"{now['run.batch_size']} on {world_size} processes makes "
+            f"{now['run.batch_size'] * world_size}. Use the old value or another --out"
+        )
+    if saved_world != world_size:
+        remarks.append(
+            f"processes: {saved_world} before, {world_size} now; the order of the samples is the "
+            "same, the arithmetic may differ in rounding"
+            + (" (not with virtual shards)" if config.engine.virtual_shards else "")
+        )
+    remarks += [
+        f"{name} changed since the checkpoint: {saved[name]!r} -> {now[name]!r}"
+        for name in now
+        if name in saved
+        and not _same(saved[name], now[name])
+        and name not in (*_FREE_FIELDS, "run.batch_size", "data.allow_change")
+    ]
+    return saved_batch, remarks
+
+
+def _check_spec(saved: ModelSpec, now: ModelSpec) -> None:
+    old, new = saved.architecture.to_dict(), now.architecture.to_dict()
+    different = [f"{k}: {old[k]!r} -> {new[k]!r}" for k in new if not _same(old[k], new[k])]
+    if different:
+        raise UserError(
+            f"the network is not the checkpoint's ({'; '.join(different)}); "
+            "use the old settings or another --out"
+        )
+    if saved.class_names != now.class_names:
+        gone = sorted(set(saved.class_names) - set(now.class_names))
+        come = sorted(set(now.class_names) - set(saved.class_names))
+        detail = f"missing {gone[:5]}, new {come[:5]}" if gone or come else "another order"
+        raise UserError(f"the classes are not the checkpoint's: {detail}; use another --out")
+
+
+def _flat(group: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in group.items():
+        if isinstance(value, dict):
+            out.update(_flat(value, f"{prefix}{name}."))
+        else:
+            out[prefix + name] = value
+    return out
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equality after a journey through JSON (tuples become lists)."""
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool(a == b)

@@ -1,0 +1,133 @@
+"""Between the loop and its reporters: gathers steps, fetches them together, judges them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..batch import Batch
+from ..errors import UserError
+from .log import MetricsFile, Reporter
+from .metrics import Metrics
+from .plan import Plan
+
+BAD_STEPS_FILE = "bad-steps.jsonl"
+
+
+class StepLog:
+    """Holds the steps since the last flush; a flush is the run's only wait for the device."""
+
+    def __init__(
+        self,
+        reporter: Reporter,
+        plan: Plan,
+        start_step: int,
+        fetch: Callable[[Any], dict[str, float]],
+        max_bad_steps: int,
+        run: Path | None,
+    ) -> None:
+        """`run` is the run folder on the rank that writes, None on the others."""
+        self.reporter, self.plan, self.fetch = reporter, plan, fetch
+        self.max_bad_steps, self.run = max_bad_steps, run
+        self.step, self.bad_in_row = start_step, 0
+        self.pending: list[tuple[Any, Batch, float]] = []
+        self.waited = 0.0
+        self.file = MetricsFile(run, start_step) if run else None
+        self.since = time.perf_counter()
+        reporter.started(start_step, plan.total_steps, plan.steps_per_epoch)
+
+    def __enter__(self) -> StepLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.file:
+            self.file.close()
+        self.reporter.close()
+
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; the time it took counts as waiting for data."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - start
+        return batch
+
+    def add(self, scalars: Any, batch: Batch, lr: float) -> None:
+        self.step += 1
+        self.pending.append((scalars, batch, lr))
+
+    def flush(self) -> None:
+        """Fetch and report the pending steps.
+
+        Raises UserError when `max_bad_steps` steps in a row had a loss or gradient that is not
+        finite; none of those changed the model.
+        """
+        if not self.pending:
+            return
+        values = [self.fetch(scalars) for scalars, _, _ in self.pending]
+        first = self.step - len(values) + 1
+        for offset, (value, (_, batch, _)) in enumerate(zip(values, self.pending, strict=True)):
+            self._judge(first + offset, value, batch)
+        now = time.perf_counter()
+        seconds, good = max(now - self.since, 1e-9), [v for v in values if v["finite"]] or values
+        record = {
+            "step": self.step,
+            "epoch": self.step / self.plan.steps_per_epoch,
+            "train/loss": sum(v["loss"] for v in good) / len(good),
+            "train/top1": sum(v["top1"] for v in good) / len(good),
+            "lr": self.pending[-1][2],
+            "images_per_second": len(values) * self.plan.global_batch / seconds,
+            "data_wait": self.waited / seconds,
+            "remaining": (self.plan.total_steps - self.step) * seconds / len(values),
+        }
+        self._write(record)
+        self.pending, self.waited, self.since = [], 0.0, now
+
+    def evaluated(self, metrics: Metrics) -> None:
+        """Report an evaluation; the time it took does not count as training."""
+        self._write(
+            {
+                "step": self.step,
+                "epoch": self.step / self.plan.steps_per_epoch,
+                "val/top1": metrics.top1,
+                "val/top5": metrics.top5,
+                "val/loss": metrics.loss,
+                "val/images": metrics.images,
+                "val/unread": metrics.unread,
+            }
+        )
+        self.since = time.perf_counter()
+
+    def _write(self, record: dict[str, float]) -> None:
+        self.reporter.metrics(record)
+        if self.file:
+            self.file.write(record)
+
+    def _judge(self, step: int, value: dict[str, float], batch: Batch) -> None:
+        if value["finite"]:
+            self.bad_in_row = 0
+            return
+        self.bad_in_row += 1
+        if self.run:
+            entry = {"step": step, "loss": str(value["loss"]), "samples": batch.index.tolist()}
+            with open(self.run / BAD_STEPS_FILE, "a") as file:
+                file.write(json.dumps(entry) + "\n")
+        self.reporter.message(
+            f"step {step}: loss or gradient is not finite; nothing was updated, the batch's "
+            f"samples are in {BAD_STEPS_FILE}"
+        )
+        if self.bad_in_row >= self.max_bad_steps:
+            raise UserError(
+                f"stopped at step {step}: loss or gradient not finite {self.bad_in_row} steps in a "
+                f"row (run.max_bad_steps). The samples are listed in {BAD_STEPS_FILE}. A lower "
+                "learning rate (--optim.lr-per-256), gradient clipping (--optim.clip-norm 1) or "
+                "--precision fp32 usually helps"
+            )

@@ -1,0 +1,143 @@
+"""The import rule of docs/architecture.md, checked in fresh interpreters and in the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "seresnext"
+FRAMEWORKS = {"torch", "mindspore", "onnx", "onnxruntime", "openvino", "nncf", "timm", "mindcv"}
+NEUTRAL = {"numpy", "safetensors"}
+OWN_NEUTRAL = {"config", "batch", "errors", "model"}
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """Third-party roots, and this package's own parts, that a file imports anywhere in it."""
+    foreign, own = set(), set()
+    package = path.relative_to(SRC.parent).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names = [module]
+            if module in ("seresnext", ".".join(package)) or node.module is None:
+                names = [f"{module}.{a.name}" for a in node.names]
+        else:
+            continue
+        for name in names:
+            root, _, rest = name.partition(".")
+            if root == "seresnext":
+                own.add(rest)
+            elif root not in sys.stdlib_module_names:
+                foreign.add(root)
+    return foreign, own
+
+
+def files(folder: str) -> list[Path]:
+    return sorted((SRC / folder).rglob("*.py"))
+
+
+def part(name: str) -> str:
+    return name.split(".")[0]
+
+
+EXTRA = {
+    "model/pth.py": {"torch"},  # opens foreign .pth files, weights only, on demand
+    "training/log.py": {"rich", "tensorboard"},
+}
+
+
+@pytest.mark.parametrize("folder", ["model", "training"])
+def test_neutral_folders_import_no_framework(folder: str) -> None:
+    for path in files(folder):
+        foreign, own = imports(path)
+        allowed = NEUTRAL | EXTRA.get(str(path.relative_to(SRC)), set())
+        assert foreign <= allowed, f"{path}: {foreign - allowed}"
+        assert {part(n) for n in own} <= OWN_NEUTRAL | {folder}, f"{path}: {own}"
+
+
+def test_data_never_imports_an_engine() -> None:
+    for path in files("data"):
+        foreign, own = imports(path)
+        assert not foreign & FRAMEWORKS, path
+        assert {part(n) for n in own} <= OWN_NEUTRAL | {"data"}, f"{path}: {own}"
+
+
+@pytest.mark.parametrize(
+    ("folder", "framework"),
+    [("engines/torch", {"torch", "torch_npu"}), ("engines/mindspore", {"mindspore"})],
+)
+def test_engines_import_their_framework_only(folder: str, framework: set[str]) -> None:
+    for path in files(folder):
+        foreign, own = imports(path)
+        assert foreign <= framework | NEUTRAL, f"{path}: {foreign}"
+        neighbours = {n for n in own if part(n) not in OWN_NEUTRAL}
+        dotted = folder.replace("/", ".")
+        assert all(n.startswith((dotted, "engines.base")) for n in neighbours), path
+
+
+def test_runtimes_import_their_framework_only() -> None:
+    own_framework = {
+        "onnx": {"onnx", "onnxruntime"},
+        "openvino": {"openvino", "nncf"},
+        "mindir": {"mindspore"},
+        "torch": {"torch"},
+    }
+    for path in files("runtimes"):
+        foreign, own = imports(path)
+        kind = next((k for k in own_framework if path.stem.startswith(k)), "")
+        assert foreign & FRAMEWORKS <= own_framework.get(kind, set()), f"{path}: {foreign}"
+        if path.stem != "base":
+            assert not {n for n in own if n.startswith("data")}, path
+            assert not {n for n in own if n.startswith("engines")}, path
+
+
+def test_nothing_imports_the_command_line() -> None:
+    for path in SRC.rglob("*.py"):
+        if path.name != "__main__.py":
+            assert not any(n == "cli" or n.startswith("cli.") for n in imports(path)[1]), path
+
+
+def loaded(code: str) -> set[str]:
+    """Roots of the modules loaded after running `code` in a fresh interpreter."""
+    script = f"{code}\nimport sys; print(' '.join(m.split('.')[0] for m in sys.modules))"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(out.stdout.split())
+
+
+def test_help_loads_no_framework() -> None:
+    assert not loaded("from seresnext.cli import main; main(['--help'])") & FRAMEWORKS
+
+
+def test_train_help_loads_no_framework() -> None:
+    code = "from seresnext.cli import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass"
+    assert not loaded(code) & (FRAMEWORKS | {"grain", "cv2"})
+
+
+def test_torch_engine_loads_without_the_packages_other_dependencies() -> None:
+    names = loaded("import seresnext.engines.torch.engine, seresnext.engines.base")
+    assert "torch" in names
+    assert not names & {"tyro", "grain", "rich", "cv2", "simplejpeg", "tensorboard", "mindspore"}
+
+
+def test_a_missing_framework_breaks_its_engine_only() -> None:
+    code = """
+import sys
+sys.modules['mindspore'] = None
+from seresnext.config import EngineConfig
+from seresnext.engines.base import create_engine
+from seresnext.errors import UserError
+try:
+    create_engine(None, {}, EngineConfig(name='mindspore'))
+except UserError as error:
+    assert "pip install 'seresnext[mindspore]'" in str(error), error
+else:
+    raise SystemExit('no error')
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
