@@ -1,0 +1,255 @@
+"""Training augmentation, all of it: change it here.
+
+An image's random numbers are drawn at once, and each operation has its own place among them
+(`_CROP` and so on), so that switching one on changes nothing about the others. Semantics are
+torchvision's; the arithmetic is OpenCV's, within a level or two of Pillow's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ..config import AugmentConfig
+from .decode import open_image
+
+_TRIES = 10
+_CROP = slice(0, 4 * _TRIES)
+_SHIFT = slice(40, 42)
+_ROTATE = 42
+_FLIP = 43
+_COLOR = slice(44, 49)
+_ERASE = slice(49, 50 + 4 * _TRIES)
+_DRAWS = 90
+
+_LEVELS = np.arange(256, dtype=np.float32)
+_ORDERS = tuple(itertools.permutations(range(4)))
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's convert("L")
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def augment(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """uint8 RGB [H, W, 3] -> uint8 [S, S, 3], S = `config.image_size`."""
+    draws = rng.random(_DRAWS).tolist()
+    height, width = image.shape[:2]
+    return _finish(image, draw_crop(width, height, config, draws[_CROP]), config, draws)
+
+
+def augment_encoded(
+    data: bytes, config: AugmentConfig, rng: np.random.Generator, max_pixels: int
+) -> np.ndarray:
+    """`augment` on an encoded image. Raises ImageError.
+
+    The crop is chosen from the header, so that a JPEG is decoded no larger than the crop needs.
+    """
+    draws = rng.random(_DRAWS).tolist()
+    source = open_image(data, max_pixels)
+    box = draw_crop(source.width, source.height, config, draws[_CROP])
+    image = source.pixels(config.image_size / min(box.width, box.height))
+    return _finish(image, _scaled(box, source.width, source.height, image), config, draws)
+
+
+def _finish(image: np.ndarray, box: Box, config: AugmentConfig, draws: list[float]) -> np.ndarray:
+    """Everything after the crop was chosen."""
+    image = resize(image[box.y : box.y + box.height, box.x : box.x + box.width], config.image_size)
+    if config.shift:
+        image = shift(image, *(_integer(u, -config.shift, config.shift) for u in draws[_SHIFT]))
+    if config.rotate:
+        image = rotate(image, _between(draws[_ROTATE], -config.rotate, config.rotate))
+    if draws[_FLIP] < config.hflip:
+        image = cv2.flip(image, 1)
+    if any(config.color_jitter):
+        image = color_jitter(image, config.color_jitter, draws[_COLOR])
+    erased = draw_erase(config, draws[_ERASE])
+    if erased:
+        image = erase(image, erased, mean_color(config))
+    return image
+
+
+def _between(u: float, low: float, high: float) -> float:
+    """u in [0, 1) -> [low, high)."""
+    return low + u * (high - low)
+
+
+def _integer(u: float, low: int, high: int) -> int:
+    """u in [0, 1) -> low, ..., high."""
+    return low + int(u * (high - low + 1))
+
+
+# Geometry ----------------------------------------------------------------------------------
+
+
+def draw_crop(width: int, height: int, config: AugmentConfig, u: list[float]) -> Box:
+    """Random-resized crop (arXiv:1409.4842, section 6): ten tries, then the largest centre crop
+    whose ratio is allowed. A scale of (1, 1) takes the whole image."""
+    if config.crop_scale == (1.0, 1.0):
+        return Box(0, 0, width, height)
+    low, high = config.crop_ratio
+    for a, r, x, y in zip(*(u[k::4] for k in range(4)), strict=True):
+        area = width * height * _between(a, *config.crop_scale)
+        ratio = math.exp(_between(r, math.log(low), math.log(high)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return Box(_integer(x, 0, width - w), _integer(y, 0, height - h), w, h)
+    w, h = width, height
+    if width / height < low:
+        h = max(1, round(w / low))
+    elif width / height > high:
+        w = max(1, round(h * high))
+    return Box((width - w) // 2, (height - h) // 2, w, h)
+
+
+def _scaled(box: Box, width: int, height: int, image: np.ndarray) -> Box:
+    """`box` of a `width` x `height` image on that image decoded smaller; to the nearest pixel."""
+    if image.shape[:2] == (height, width):
+        return box
+    sx, sy = image.shape[1] / width, image.shape[0] / height
+    x, y = int(box.x * sx + 0.5), int(box.y * sy + 0.5)
+    right, bottom = int((box.x + box.width) * sx + 0.5), int((box.y + box.height) * sy + 0.5)
+    return Box(x, y, max(1, right - x), max(1, bottom - y))
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """To size x size: each pixel the mean of what it covers when shrinking, else bilinear."""
+    height, width = image.shape[:2]
+    shrinks = width >= size and height >= size
+    return cv2.resize(
+        image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+
+
+def shift(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
+    """Move right by `dx` and down by `dy` pixels, repeating the edge."""
+    height, width = image.shape[:2]
+    padded = cv2.copyMakeBorder(
+        image, max(dy, 0), max(-dy, 0), max(dx, 0), max(-dx, 0), cv2.BORDER_REPLICATE
+    )
+    y, x = max(-dy, 0), max(-dx, 0)
+    return np.ascontiguousarray(padded[y : y + height, x : x + width])
+
+
+def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
+    """Turn counter-clockwise around the centre, bilinear, repeating the edge."""
+    height, width = image.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    return cv2.warpAffine(
+        image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+# Colour ------------------------------------------------------------------------------------
+
+
+def color_jitter(
+    image: np.ndarray, strength: tuple[float, float, float, float], u: list[float]
+) -> np.ndarray:
+    """Brightness, contrast, saturation and hue, in random order, as torchvision's ColorJitter."""
+    order, *u = u
+    for k in _ORDERS[int(order * len(_ORDERS))]:
+        if not strength[k]:
+            continue
+        if k == 3:
+            image = hue(image, _between(u[3], -strength[3], strength[3]))
+        else:
+            factor = _between(u[k], max(0.0, 1 - strength[k]), 1 + strength[k])
+            image = (brightness, contrast, saturation)[k](image, factor)
+    return image
+
+
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """`factor` * pixel (Pillow's ImageEnhance.Brightness)."""
+    return cv2.LUT(image, _table(_LEVELS * np.float32(factor)))
+
+
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Away from the mean grey of the image, or towards it (ImageEnhance.Contrast)."""
+    mean = np.float32(int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5))
+    return cv2.LUT(image, _table(mean + (_LEVELS - mean) * np.float32(factor)))
+
+
+def saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """Away from each pixel's grey, or towards it (ImageEnhance.Color), as one 3x3 matrix."""
+    matrix = factor * np.eye(3, dtype=np.float32) + (1 - factor) * _LUMA
+    return cv2.transform(image, matrix.astype(np.float32))
+
+
+def hue(image: np.ndarray, turn: float) -> np.ndarray:
+    """Turn the hue by `turn` of a full circle, through 8-bit HSV."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    steps = round(turn * 256) % 256
+    hsv[..., 0] += np.uint8(steps)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+def _table(values: np.ndarray) -> np.ndarray:
+    """Levels, rounded and kept within 0..255, as a lookup table."""
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def mean_color(config: AugmentConfig) -> np.ndarray:
+    """uint8 [3]: the colour that normalises to zero."""
+    return _table(255 * np.array(config.mean, np.float32))
+
+
+# Erasing and mixing ------------------------------------------------------------------------
+
+
+def draw_erase(config: AugmentConfig, u: list[float]) -> Box | None:
+    """Rectangle to erase: 2 to 33 % of the area, ratio 0.3 to 3.3 (arXiv:1708.04896); or None."""
+    if u[0] >= config.erase:
+        return None
+    size = config.image_size
+    for a, r, x, y in zip(*(u[1 + k :: 4] for k in range(4)), strict=True):
+        area = size * size * _between(a, 0.02, 0.33)
+        ratio = math.exp(_between(r, math.log(0.3), math.log(3.3)))
+        w, h = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if w < size and h < size:
+            return Box(_integer(x, 0, size - w), _integer(y, 0, size - h), w, h)
+    return None
+
+
+def erase(image: np.ndarray, box: Box, color: np.ndarray) -> np.ndarray:
+    """Fill `box` with `color`."""
+    image = image.copy()
+    image[box.y : box.y + box.height, box.x : box.x + box.width] = color
+    return image
+
+
+def mix_pair(
+    a: np.ndarray, b: np.ndarray, config: AugmentConfig, rng: np.random.Generator
+) -> float:
+    """Blend two uint8 [S, S, 3] images into each other, in place, by mixup or CutMix.
+
+    Returns the weight of each one's own label: for mixup the share of its own pixels' values, for
+    CutMix the share of its own pixels, counted after the box was cut off at the edges.
+    """
+    kind, x, y = rng.random(3).tolist()
+    if config.mixup and (not config.cutmix or kind < 0.5):
+        weight = float(rng.beta(config.mixup, config.mixup))
+        a[:], b[:] = (
+            cv2.addWeighted(a, weight, b, 1 - weight, 0),
+            cv2.addWeighted(b, weight, a, 1 - weight, 0),
+        )
+        return weight
+    height, width = a.shape[:2]
+    side = math.sqrt(1 - rng.beta(config.cutmix, config.cutmix))
+    cx, cy, w, h = int(x * width), int(y * height), int(width * side), int(height * side)
+    x0, x1 = max(cx - w // 2, 0), min(cx + w // 2, width)
+    y0, y1 = max(cy - h // 2, 0), min(cy + h // 2, height)
+    kept = a[y0:y1, x0:x1].copy()
+    a[y0:y1, x0:x1] = b[y0:y1, x0:x1]
+    b[y0:y1, x0:x1] = kept
+    return 1 - (x1 - x0) * (y1 - y0) / (width * height)

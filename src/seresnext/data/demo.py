@@ -1,0 +1,58 @@
+"""Demo data: scikit-learn's handwritten digits as an image folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+
+IMAGES = 1797
+"""How many scans there are: 8x8 pixels, levels 0 to 16."""
+
+
+def write_digits(out: Path) -> None:
+    """Write `out`/train/<digit>/*.png and `out`/val/<digit>/*.png; nothing if they are there.
+
+    The scans stay 8x8 and grey, their levels stretched to 0..255. Of each digit every fifth one
+    is for validation: 1,442 train and 355 val images. `out` appears complete or not at all.
+
+    Raises UserError when scikit-learn is missing, and when `out` holds something else.
+    """
+    if _complete(out):
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not the complete digits; remove it or name another")
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise UserError(
+            "the digits come with scikit-learn; install it with: pip install 'seresnext[demo]'"
+        ) from None
+    digits = load_digits()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        seen = [0] * 10
+        for i, (scan, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+            split = "val" if seen[digit] % 5 == 4 else "train"
+            seen[digit] += 1
+            folder = beside / split / str(digit)
+            folder.mkdir(parents=True, exist_ok=True)
+            levels = np.rint(scan * 255 / 16).astype(np.uint8)
+            Image.fromarray(levels).save(folder / f"digit-{i:04}.png")
+        beside.chmod(0o755)
+        os.replace(beside, out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _complete(out: Path) -> bool:
+    """All scans are there (a copy is written whole or not at all, so counting is enough)."""
+    splits = [out / "train", out / "val"]
+    return sum(1 for split in splits for _ in split.glob("?/digit-????.png")) == IMAGES
