@@ -24,7 +24,8 @@ def save_model(folder: Path, spec: ModelSpec, weights: Mapping[str, np.ndarray])
 
     `config.json` is timm's local-directory layout with the full `ModelSpec` under `seresnext`.
     A network with max-pool `same` names no architecture for timm, which would open it silently
-    wrong.
+    wrong. The weights carry the `ModelSpec` too (safetensors metadata), so that the file alone
+    still says which network it belongs to.
     """
     arch, inputs = spec.architecture, spec.input
     config = {
@@ -49,7 +50,9 @@ def save_model(folder: Path, spec: ModelSpec, weights: Mapping[str, np.ndarray])
     }
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
-    save_file({k: np.ascontiguousarray(v) for k, v in weights.items()}, temporary)
+    # A single key: safetensors would write several in a random order.
+    metadata = {"seresnext": json.dumps(spec.to_dict())}
+    save_file({k: np.ascontiguousarray(v) for k, v in weights.items()}, temporary, metadata)
     os.replace(temporary, folder / WEIGHTS_FILE)
     temporary = folder / f".{CONFIG_FILE}.{os.getpid()}"
     temporary.write_text(json.dumps(config, indent=2) + "\n")

@@ -1,0 +1,297 @@
+"""MindSpore's `.ckpt` format, read within bounds and written whole; MindSpore is not needed.
+
+A checkpoint is a protobuf message (mindspore/train/checkpoint.proto):
+
+    message Checkpoint {
+      message Value {
+        required string tag = 1;
+        oneof value { TensorProto tensor = 2; MapTensorProto maptensor = 3; }
+      }
+      repeated Value value = 1;
+    }
+    message TensorProto {
+      repeated int64 dims = 1;
+      required string tensor_type = 2;
+      required bytes tensor_content = 3;
+    }
+
+A tensor above 512 MB comes as several neighbouring values with one tag, each with the dims of the
+whole. With `crc_check=True` 17 bytes follow: `crc_num` and a CRC-32 as a 10-byte integer.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+
+MAX_ENTRIES = 100_000
+MAX_NAME_BYTES = 1024
+MAX_DIMS = 8
+SLICE_BYTES = 512 << 20
+"""A longer tensor is cut into slices, as MindSpore's writer does."""
+
+_CRC_TAG = b"crc_num"
+_CRC_BYTES = len(_CRC_TAG) + 10
+_DTYPES = {
+    "Bool": "?",
+    "Int8": "<i1",
+    "UInt8": "<u1",
+    "Int16": "<i2",
+    "UInt16": "<u2",
+    "Int32": "<i4",
+    "UInt32": "<u4",
+    "Int64": "<i8",
+    "UInt64": "<u8",
+    "Float16": "<f2",
+    "BFloat16": "<u2",
+    "Float32": "<f4",
+    "Float64": "<f8",
+}
+_TYPE_NAMES = {np.dtype(code): name for name, code in _DTYPES.items() if name != "BFloat16"}
+_VARINT, _LENGTH = 0, 2
+_Span = tuple[int, int]
+
+
+class _Damaged(Exception):
+    """The bytes are not a checkpoint; the message says why."""
+
+
+def read_ckpt(path: Path) -> dict[str, np.ndarray]:
+    """Name -> array of the stored shape and type, in the file's order.
+
+    bfloat16 is widened to float32; a text is a 0-d array of str. Memory is bounded by twice the
+    size of the file: every length is held against the bytes that are there before anything is
+    allocated. Raises UserError for whatever is not a whole checkpoint.
+    """
+    try:
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            return _read_entries(data, _content_end(data))
+    except OSError as error:
+        raise UserError(f"cannot read checkpoint {path}: {error.strerror}") from None
+    except (_Damaged, ValueError) as error:  # mmap of an empty file raises ValueError
+        raise UserError(
+            f"{path} is not a whole MindSpore checkpoint: {error}; "
+            "it may be truncated, encrypted or of another format"
+        ) from None
+
+
+def _content_end(data: mmap.mmap) -> int:
+    """Where the message ends; a CRC after it must be right."""
+    end = len(data) - _CRC_BYTES
+    if end < 0 or data[end : end + len(_CRC_TAG)] != _CRC_TAG:
+        return len(data)
+    crc = 0
+    for start in range(0, end, 1 << 20):
+        crc = zlib.crc32(data[start : min(start + (1 << 20), end)], crc)
+    if crc != int.from_bytes(data[end + len(_CRC_TAG) :], "big"):
+        raise _Damaged("its CRC-32 does not match its content")
+    return end
+
+
+def _read_entries(data: mmap.mmap, end: int) -> dict[str, np.ndarray]:
+    entries: dict[str, np.ndarray] = {}
+    pending: tuple[str, str, list[int]] | None = None
+    slices: list[_Span] = []
+    for count, (number, span) in enumerate(_fields(data, (0, end)), 1):
+        if number != 1 or not isinstance(span, tuple):
+            raise _Damaged(f"unknown field {number} at the top")
+        if count > MAX_ENTRIES:
+            raise _Damaged(f"it has more than {MAX_ENTRIES} entries")
+        header, content = _read_value(data, span)
+        if header != pending:
+            if pending is not None:
+                entries[pending[0]] = _array(data, pending, slices)
+            if header[0] in entries:
+                raise _Damaged(f"entry {header[0]!r} comes twice")
+            pending, slices = header, []
+        slices.append(content)
+    if pending is None:
+        raise _Damaged("it has no entries")
+    entries[pending[0]] = _array(data, pending, slices)
+    return entries
+
+
+def _read_value(data: mmap.mmap, span: _Span) -> tuple[tuple[str, str, list[int]], _Span]:
+    """One `Value`: (tag, type, dims) and where its content lies."""
+    tag: str | None = None
+    tensor: _Span | None = None
+    for number, value in _fields(data, span):
+        if number == 1 and isinstance(value, tuple):
+            tag = _text(data, value)
+        elif number == 2 and isinstance(value, tuple):
+            tensor = value
+        elif number == 3:
+            raise _Damaged("it holds a map tensor, which no network of this family has")
+        else:
+            raise _Damaged(f"unknown field {number} in an entry")
+    if tag is None or tensor is None:
+        raise _Damaged("an entry has no name or no tensor")
+    kind: str | None = None
+    content: _Span | None = None
+    dims: list[int] = []
+    for number, value in _fields(data, tensor):
+        if number == 1:
+            dims += [value] if isinstance(value, int) else _packed(data, value)
+            if len(dims) > MAX_DIMS:
+                raise _Damaged(f"entry {tag!r} has more than {MAX_DIMS} dimensions")
+        elif number == 2 and isinstance(value, tuple):
+            kind = _text(data, value)
+        elif number == 3 and isinstance(value, tuple):
+            content = value
+        else:
+            raise _Damaged(f"unknown field {number} in entry {tag!r}")
+    if kind is None or content is None:
+        raise _Damaged(f"entry {tag!r} has no type or no content")
+    return (tag, kind, dims), content
+
+
+def _array(data: mmap.mmap, header: tuple[str, str, list[int]], slices: list[_Span]) -> np.ndarray:
+    """Put the slices of one tensor together, once their sizes agree with its dims."""
+    name, kind, dims = header
+    size = sum(stop - start for start, stop in slices)
+    if kind != "str" and kind not in _DTYPES:
+        raise _Damaged(f"entry {name!r} has the unknown type {kind!r}")
+    itemsize = 4 if kind == "str" else np.dtype(_DTYPES[kind]).itemsize
+    # [0] is how older MindSpore wrote the shape of a scalar, and how all write that of a text.
+    shape = () if dims == [0] and size else tuple(dims)
+    expected = size - size % 4 if kind == "str" else math.prod(shape) * itemsize
+    if size != expected or (0 in shape and len(shape) > 1):
+        raise _Damaged(f"entry {name!r} of shape {shape} and type {kind} holds {size} bytes")
+    content = bytearray(size)
+    at = 0
+    for start, stop in slices:
+        content[at : at + stop - start] = data[start:stop]
+        at += stop - start
+    if kind == "str":
+        try:
+            return np.array(content.decode("utf-32-le"))
+        except UnicodeDecodeError:
+            raise _Damaged(f"entry {name!r} is not a text") from None
+    array = np.frombuffer(content, _DTYPES[kind] if kind != "Bool" else "u1").reshape(shape)
+    if kind == "Bool":
+        return array != 0
+    if kind == "BFloat16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array
+
+
+# The wire ----------------------------------------------------------------------------------
+
+
+def _fields(data: mmap.mmap, span: _Span) -> Iterator[tuple[int, int | _Span]]:
+    """(field number, integer or span of bytes) of one message, within its span."""
+    at, end = span
+    while at < end:
+        key, at = _varint(data, at, end)
+        number, wire = key >> 3, key & 7
+        if wire == _VARINT:
+            value, at = _varint(data, at, end)
+            yield number, value
+        elif wire == _LENGTH:
+            length, at = _varint(data, at, end)
+            if length > end - at:
+                raise _Damaged(f"a field claims {length} bytes where {end - at} are left")
+            yield number, (at, at + length)
+            at += length
+        else:
+            raise _Damaged(f"a field has the unknown wire type {wire}")
+
+
+def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 64, 7):
+        if at >= end:
+            raise _Damaged("it ends inside a number")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if value >= 1 << 63:  # a negative dimension, or more than 64 bits
+                break
+            return value, at
+    raise _Damaged("a number is out of range")
+
+
+def _packed(data: mmap.mmap, span: _Span) -> list[int]:
+    """A packed list of numbers; longer ones than any tensor's dims are refused unread."""
+    at, end = span
+    values = []
+    while at < end:
+        value, at = _varint(data, at, end)
+        values.append(value)
+        if len(values) > MAX_DIMS:
+            raise _Damaged(f"a tensor has more than {MAX_DIMS} dimensions")
+    return values
+
+
+def _text(data: mmap.mmap, span: _Span) -> str:
+    start, stop = span
+    if stop - start > MAX_NAME_BYTES:
+        raise _Damaged(f"a name is longer than {MAX_NAME_BYTES} bytes")
+    try:
+        return data[start:stop].decode()
+    except UnicodeDecodeError:
+        raise _Damaged("a name is not UTF-8") from None
+
+
+# Writing -----------------------------------------------------------------------------------
+
+
+def write_ckpt(path: Path, entries: Mapping[str, np.ndarray]) -> None:
+    """Write a checkpoint that `mindspore.load_checkpoint` reads; it appears whole or not at all.
+
+    Arrays of bool, int, uint and float types. Raises UserError where the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            for name, array in entries.items():
+                content = np.ascontiguousarray(array).tobytes()
+                for start in range(0, max(len(content), 1), SLICE_BYTES):
+                    part = content[start : start + SLICE_BYTES]
+                    file.write(_value_header(name, array, len(part)))
+                    file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write checkpoint {path}: {error.strerror}") from None
+
+
+def _value_header(name: str, array: np.ndarray, content_bytes: int) -> bytes:
+    """Everything of one entry that comes before its content."""
+    kind = _TYPE_NAMES[array.dtype.newbyteorder("<")].encode()
+    tensor = b"".join(b"\x08" + _encode(n) for n in array.shape)
+    tensor += b"\x12" + _encode(len(kind)) + kind + b"\x1a" + _encode(content_bytes)
+    tag = name.encode()
+    value = b"\x0a" + _encode(len(tag)) + tag
+    value += b"\x12" + _encode(len(tensor) + content_bytes) + tensor
+    return b"\x0a" + _encode(len(value) + content_bytes) + value
+
+
+def _encode(value: int) -> bytes:
+    """`value` as a varint."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
