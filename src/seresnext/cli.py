@@ -25,8 +25,6 @@ from .training.interrupt import INTERRUPTED_EXIT, Interrupted
 if TYPE_CHECKING:
     from .training.metrics import Metrics
 
-Positional = tyro.conf.Positional
-
 
 # train -------------------------------------------------------------------------------------
 
@@ -160,7 +158,7 @@ class EvaluateArgs:
     Every image is counted exactly once, whatever the batch size.
     """
 
-    model: Positional[Path]
+    model: tyro.conf.Positional[Path]
     """Run folder, model folder, or artifact (.onnx, .xml, .mindir, .pt2)."""
     data: Path
     """Folder with val/<class>/ (or validation/, test/), or with <class>/ itself."""
@@ -209,9 +207,9 @@ def run_evaluate(argv: list[str]) -> int:
 class PredictArgs:
     """Name what is in images."""
 
-    model: Positional[Path]
+    model: tyro.conf.Positional[Path]
     """Run folder, model folder, or artifact."""
-    images: Positional[tuple[Path, ...]]
+    images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, or folders of them."""
     top: int = 5
     """Classes per image."""
