@@ -10,9 +10,10 @@
 | | the original: `.se_module.fc1.*`, `.se_module.fc2.weight` without bias |
 | `fc.*` | mindcv: `classifier.*`; the original: `last_linear.weight` without bias |
 
-A missing bias is a bias of zero. Both zoos pad the stem's max-pool `same`, timm pads as torch does.
-The original's 1x1 convolutions of the SE module are written as kernels and read as kernels or
-matrices; mindcv has matrices.
+A missing bias is a bias of zero; a `.ckpt` of `zoo/` has the original's names and besides them
+entries for these biases (`.se_module.fc2.bias`, `last_linear.bias`). Both zoos pad the stem's
+max-pool `same`, timm pads as torch does. The original's 1x1 convolutions of the SE module are
+written as kernels and read as kernels or matrices; mindcv has matrices.
 """
 
 from __future__ import annotations
@@ -50,25 +51,31 @@ _NO_BIAS = (".se.fc2.bias", "fc.bias")
 """Biases that the original's network does not have."""
 
 
-def layout_names(layout: Layout, arch: Architecture) -> dict[str, list[str]]:
+def layout_names(layout: Layout, arch: Architecture, biases: bool = False) -> dict[str, list[str]]:
     """Canonical name -> the layout's entries that hold it: one, one per group, or none (zeros).
 
-    Raises UserError when the layout has no network of this architecture.
+    With `biases` the original's layout has entries for those it lacks. Raises UserError when the
+    layout has no network of this architecture.
     """
     if layout != "timm" and (arch.stem, arch.downsample) != ("conv7", "conv"):
         raise UserError(
             f"the {layout} layout has no deep stem and no average-pool shortcut, which "
             f"{arch.name} has; convert it to timm's layout instead"
         )
-    return {name: _names(layout, arch, name) for name in weight_shapes(arch)}
+    return {name: _names(layout, arch, name, biases) for name in weight_shapes(arch)}
 
 
-def _names(layout: Layout, arch: Architecture, name: str) -> list[str]:
+def has_biases(names: Mapping[str, Any]) -> bool:
+    """Whether entries in the original's layout come with the biases that it lacks."""
+    return f"{HEAD['original']}.bias" in names
+
+
+def _names(layout: Layout, arch: Architecture, name: str, biases: bool) -> list[str]:
     if layout == "timm":
         return [name]
     module, _, leaf = name.rpartition(".")
     if layout == "original":
-        if name.endswith(_NO_BIAS):
+        if name.endswith(_NO_BIAS) and not biases:
             return []
         if module.endswith(".conv2"):
             return [f"{module}.convs.{group}.weight" for group in range(arch.cardinality)]
@@ -93,13 +100,15 @@ def to_entries(
     arch: Architecture,
     weights: Mapping[str, np.ndarray],
     momentum: Mapping[str, np.ndarray] | None = None,
+    biases: bool = False,
 ) -> dict[str, np.ndarray]:
     """The layout's entries for canonical weights, and `moments.*` for momentum where given.
 
-    The max-pool is the caller's affair: no layout has a place for it. Raises UserError for what
-    the layout cannot hold: another kind of network, or biases that the original's lacks.
+    With `biases` the original's layout gets entries for those it lacks. The max-pool is the
+    caller's affair: no layout has a place for it. Raises UserError for what the layout cannot hold:
+    another kind of network, or biases that the original's lacks.
     """
-    names = layout_names(layout, arch)
+    names = layout_names(layout, arch, biases)
     nonzero = [n for n, parts in names.items() if not parts and weights[n].any()]
     if nonzero:
         raise UserError(
