@@ -6,17 +6,20 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ..errors import UserError
-from .architecture import weight_shapes
+from .architecture import MODEL_NAMES, Architecture, architecture, weight_shapes
 from .spec import ModelSpec
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+_TIMM_NAMES = set(MODEL_NAMES) - {"seresnext26_32x4d", "seresnext50d_32x4d"}
+"""Networks that timm knows by the same name; the others it builds from options."""
 
 
 def save_model(folder: Path, spec: ModelSpec, weights: Mapping[str, np.ndarray]) -> None:
@@ -29,7 +32,7 @@ def save_model(folder: Path, spec: ModelSpec, weights: Mapping[str, np.ndarray])
     """
     arch, inputs = spec.architecture, spec.input
     config = {
-        "architecture": arch.name if arch.max_pool == "torch" else None,
+        **_timm_architecture(arch),
         "num_classes": arch.num_classes,
         "num_features": arch.num_features,
         "label_names": list(spec.class_names),
@@ -57,6 +60,26 @@ def save_model(folder: Path, spec: ModelSpec, weights: Mapping[str, np.ndarray])
     temporary = folder / f".{CONFIG_FILE}.{os.getpid()}"
     temporary.write_text(json.dumps(config, indent=2) + "\n")
     os.replace(temporary, folder / CONFIG_FILE)
+
+
+def _timm_architecture(arch: Architecture) -> dict[str, Any]:
+    """timm's name for the network and the options that it needs besides."""
+    standard = Architecture()
+    if arch.max_pool != standard.max_pool or arch.se_reduction != standard.se_reduction:
+        return {"architecture": None}
+    if arch.name in _TIMM_NAMES and weight_shapes(arch) == weight_shapes(
+        architecture(arch.name, num_classes=arch.num_classes)
+    ):
+        return {"architecture": arch.name}
+    options = {
+        "layers": list(arch.layers),
+        "cardinality": arch.cardinality,
+        "base_width": arch.base_width,
+        "avg_down": arch.downsample == "avg",
+    }
+    if arch.stem == "deep":
+        options |= {"stem_width": 32, "stem_type": "deep"}
+    return {"architecture": standard.name, "model_args": options}
 
 
 def load_model(folder: Path) -> tuple[ModelSpec, dict[str, np.ndarray]]:

@@ -56,8 +56,8 @@ class SEResNeXt(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = self._max_pool(x)
         number = 0
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in stage.children():
+        for stage in ("layer1", "layer2", "layer3", "layer4"):
+            for block in self.get_submodule(stage).children():
                 x = block(x, None if drop_path is None else drop_path[:, number])
                 number += 1
         features = x.mean((2, 3))
