@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from ..batch import Batch
 from ..errors import UserError
 from .log import MetricsFile, Reporter
@@ -34,7 +36,8 @@ class StepLog:
         self.reporter, self.plan, self.fetch = reporter, plan, fetch
         self.max_bad_steps, self.run = max_bad_steps, run
         self.step, self.bad_in_row = start_step, 0
-        self.pending: list[tuple[Any, Batch, float]] = []
+        # Not the batches themselves: a hundred of 128 at 224 px take 1.9 GB.
+        self.pending: list[tuple[Any, np.ndarray, float]] = []
         self.waited = 0.0
         self.file = MetricsFile(run, start_step) if run else None
         self.since = time.perf_counter()
@@ -62,7 +65,7 @@ class StepLog:
 
     def add(self, scalars: Any, batch: Batch, lr: float) -> None:
         self.step += 1
-        self.pending.append((scalars, batch, lr))
+        self.pending.append((scalars, batch.index, lr))
 
     def flush(self) -> None:
         """Fetch and report the pending steps.
@@ -74,8 +77,8 @@ class StepLog:
             return
         values = [self.fetch(scalars) for scalars, _, _ in self.pending]
         first = self.step - len(values) + 1
-        for offset, (value, (_, batch, _)) in enumerate(zip(values, self.pending, strict=True)):
-            self._judge(first + offset, value, batch)
+        for offset, (value, (_, index, _)) in enumerate(zip(values, self.pending, strict=True)):
+            self._judge(first + offset, value, index)
         now = time.perf_counter()
         seconds, good = max(now - self.since, 1e-9), [v for v in values if v["finite"]] or values
         record = {
@@ -111,13 +114,13 @@ class StepLog:
         if self.file:
             self.file.write(record)
 
-    def _judge(self, step: int, value: dict[str, float], batch: Batch) -> None:
+    def _judge(self, step: int, value: dict[str, float], index: np.ndarray) -> None:
         if value["finite"]:
             self.bad_in_row = 0
             return
         self.bad_in_row += 1
         if self.run:
-            entry = {"step": step, "loss": str(value["loss"]), "samples": batch.index.tolist()}
+            entry = {"step": step, "loss": str(value["loss"]), "samples": index.tolist()}
             with open(self.run / BAD_STEPS_FILE, "a") as file:
                 file.write(json.dumps(entry) + "\n")
         self.reporter.message(
