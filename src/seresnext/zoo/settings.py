@@ -1,0 +1,140 @@
+"""The original's names turned into this package's configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+
+from ..config import Config, EngineConfig, validate
+from ..errors import UserError
+from ..recipes import recipe
+from ..training.checkpoint import STATE, list_checkpoints
+from .options import Options, TrainOptions
+
+
+def train_config(options: TrainOptions, flags: list[str] | None = None) -> tuple[Config, list[str]]:
+    """(the configuration, what the user should know about it).
+
+    `flags` are fields of `Config` as on the command line (`--model.layers 1 1 1 1`); they win.
+    Raises UserError naming what is wrong.
+    """
+    o = options
+    start = recipe(o.recipe)
+    if o.pre_trained and not o.checkpoint_path:
+        raise UserError("pre_trained is True: give --checkpoint_path, the weights to start from")
+    root, train, val = _folders(o)
+    engine = engine_config(o)
+    notes = []
+    if engine.device == "cpu":
+        notes.append("device_target CPU: float32; the original's float16 is for accelerators")
+    else:
+        engine = replace(
+            engine,
+            precision=start.engine.precision,
+            fp16_batch_norm=start.engine.fp16_batch_norm,
+            loss_scale=0.0 if o.is_dynamic_loss_scale else o.loss_scale,
+        )
+    lr_per_256 = start.optim.lr_per_256
+    if o.lr_init is not None:
+        lr_per_256 = o.lr_init * 256 / _global_batch(o)
+    config = replace(
+        start,
+        data=replace(start.data, root=root, train=train, val=val),
+        augment=replace(start.augment, image_size=image_size(o.image_height, o.image_width)),
+        optim=replace(
+            start.optim,
+            lr_per_256=lr_per_256,
+            momentum=o.momentum,
+            weight_decay=o.weight_decay,
+            label_smoothing=o.label_smooth_factor if o.use_label_smooth else 0.0,
+        ),
+        schedule=replace(
+            start.schedule,
+            kind="cosine" if o.lr_scheduler == "cosine_annealing" else "step",
+            warmup=f"{o.warmup_epochs:g} epochs",
+            cosine_period=start.schedule.cosine_period
+            if o.T_max is None
+            else f"{o.T_max:g} epochs",
+            final_lr_ratio=_lowest_ratio(o, lr_per_256),
+            milestones=tuple(f"{epoch:g} epochs" for epoch in o.lr_epochs),
+            gamma=o.lr_gamma,
+        ),
+        engine=engine,
+        run=replace(
+            start.run,
+            out=o.out,
+            duration=f"{o.epoch_size:g} epochs",
+            batch_size=o.batch_size,
+            pretrained=o.checkpoint_path if o.pre_trained else "",
+            keep_checkpoint_max=o.keep_checkpoint_max,
+        ),
+    )
+    if flags:
+        config = tyro.cli(Config, args=flags, default=config, prog="train.py ... --")
+    return validate(config), notes
+
+
+def _folders(options: Options) -> tuple[str, str, str]:
+    """(root, train, val) of `DataConfig`; data_path holds the classes or the splits."""
+    if not options.data_path:
+        raise UserError(
+            "data_path is not set: give --data_path DIR with DIR/<class>/<image>, or DIR/train and "
+            "DIR/val, here or in the file of --config_path"
+        )
+    if Path(options.data_path, "train").is_dir():
+        return options.data_path, "", options.val_data_path
+    return "", options.data_path, options.val_data_path
+
+
+def _global_batch(options: TrainOptions) -> int:
+    """Images per step, all devices: a run that is resumed keeps the one it began with."""
+    for checkpoint in reversed(list_checkpoints(Path(options.out, "checkpoints"))):
+        try:
+            return int(json.loads((checkpoint / STATE).read_bytes())["global_batch"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # damaged; the loop will say so when it passes over it
+    return options.batch_size * world_size()
+
+
+def _lowest_ratio(options: TrainOptions, lr_per_256: float) -> float:
+    """eta_min as a share of the peak."""
+    if options.eta_min == 0:
+        return 0.0
+    peak = lr_per_256 * _global_batch(options) / 256
+    if not 0 <= options.eta_min <= peak:
+        raise UserError(f"eta_min: expected 0 to the peak rate ({peak:g}), got {options.eta_min:g}")
+    return options.eta_min / peak
+
+
+def image_size(height: int, width: int) -> int:
+    """The side of the square that the network sees; UserError for another shape."""
+    if height != width:
+        raise UserError(f"images are square here: height is {height}, width {width}; give the same")
+    return height
+
+
+def world_size() -> int:
+    """Processes of this run, as torchrun or msrun tell each of them."""
+    return int(os.environ.get("WORLD_SIZE") or os.environ.get("MS_WORKER_NUM") or "1")
+
+
+def engine_config(options: Options) -> EngineConfig:
+    """Framework and device for `device_target`, `device_id` and `engine`, float32.
+
+    Raises UserError for a pair that does not exist.
+    """
+    target = options.device_target
+    name = options.engine or ("mindspore" if target == "Ascend" else "torch")
+    if target == "CPU":
+        return EngineConfig(name=name, device="cpu")
+    if target == "GPU" and name == "mindspore":
+        raise UserError(
+            "device_target GPU needs --engine torch: MindSpore computes on CPU and Ascend here"
+        )
+    kind = {"GPU": "cuda", "Ascend": "ascend" if name == "mindspore" else "npu"}[target]
+    own = world_size() > 1  # each process takes the device of its local rank
+    return EngineConfig(name=name, device=kind if own else f"{kind}:{options.device_id}")
