@@ -78,7 +78,13 @@ class OpenImage:
         if self._pixels is not None:
             return self._pixels
         factor = next((f for f in (8, 4, 2) if f * min_scale <= 1), 1)
-        return _upright(_decode_jpeg(self._jpeg, factor), self._orientation)
+        reduced = {}
+        if factor > 1:
+            width, height = -(-self.width // factor), -(-self.height // factor)
+            if self._orientation > 4:
+                width, height = height, width
+            reduced = {"min_factor": factor, "min_width": width, "min_height": height}
+        return _upright(_decode_jpeg(self._jpeg, reduced), self._orientation)
 
 
 def open_image(data: bytes, max_pixels: int) -> OpenImage:
@@ -139,15 +145,13 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 # JPEG --------------------------------------------------------------------------------------
 
 
-def _decode_jpeg(data: bytes, factor: int) -> np.ndarray:
-    """RGB at 1/factor, as stored. Everything libjpeg warns of is an error but `_HARMLESS`."""
+def _decode_jpeg(data: bytes, reduced: dict[str, int]) -> np.ndarray:
+    """RGB as stored, or `reduced`. Everything that libjpeg warns of is an error but `_HARMLESS`."""
     try:
-        return simplejpeg.decode_jpeg(data, "RGB", min_factor=factor, min_height=1, min_width=1)
+        return simplejpeg.decode_jpeg(data, "RGB", **reduced)
     except ValueError as error:
         if any(text in str(error) for text in _HARMLESS):
-            return simplejpeg.decode_jpeg(
-                data, "RGB", min_factor=factor, min_height=1, min_width=1, strict=False
-            )
+            return simplejpeg.decode_jpeg(data, "RGB", strict=False, **reduced)
         raise ImageError(f"damaged JPEG: {error}") from None
 
 
