@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from ..config import EngineConfig, EngineName
+from ..engines.base import create_engine
+from ..errors import UserError
+from ..model.finished import CONFIG_FILE, WEIGHTS_FILE, load_model
 from ..model.spec import ModelSpec
 
 
@@ -22,3 +28,83 @@ class Runtime(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+_RUNTIMES = {
+    "onnx": ("OnnxRuntime", "onnx"),
+    "openvino": ("OpenVINORuntime", "openvino"),
+    "mindir": ("MindIRRuntime", "mindspore"),
+    "torch": ("TorchRuntime", "torch"),
+}
+
+
+def create_runtime(
+    path: str | Path, *, device: str = "auto", engine: EngineName = "torch", threads: int = 0
+) -> Runtime:
+    """Load whatever lies at `path`, told by its content, ready to predict.
+
+    A run folder or a model folder is loaded by `engine`; a file is an ONNX model, an OpenVINO IR
+    (its .xml), a MindIR or a torch.export archive. `threads` is for the CPU; 0 leaves it to the
+    framework. Only the framework that is needed is imported. Raises UserError for anything that
+    is missing, damaged or not ours.
+    """
+    path = Path(path)
+    if path.is_dir():
+        spec, weights = load_model(model_folder(path))
+        return create_engine(
+            spec, weights, EngineConfig(name=engine, device=device, threads=threads)
+        )
+    kind = artifact_kind(path)
+    class_name, extra = _RUNTIMES[kind]
+    try:
+        module = importlib.import_module(f"{__package__}.{kind}")
+    except ImportError as error:
+        raise UserError(
+            f"the {kind} runtime cannot be loaded ({error}); "
+            f"install it with: pip install 'seresnext[{extra}]'"
+        ) from error
+    runtime: Runtime = getattr(module, class_name)(path, device=device, threads=threads)
+    return runtime
+
+
+def model_folder(path: Path) -> Path:
+    """The finished model of a run folder, or the model folder itself. Raises UserError."""
+    for folder in (path / "model", path):
+        if (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file():
+            return folder
+    raise UserError(
+        f"{path} holds no finished model; expected a run folder (with model/), or a folder with "
+        f"{WEIGHTS_FILE} and {CONFIG_FILE}"
+    )
+
+
+def artifact_kind(path: Path) -> str:
+    """The runtime that a file is for, by its first bytes. Raises UserError for any other file."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise UserError(f"cannot read model {path}: {error.strerror}") from None
+    if start.startswith(b"PK\x03\x04"):
+        return "torch"
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
+        return "openvino"
+    # Both are protobuf messages whose first field is the version: a number in ONNX, a text in
+    # MindIR.
+    if start.startswith(b"\x08"):
+        return "onnx"
+    if start.startswith(b"\x0a"):
+        return "mindir"
+    hint = "; the IR is opened by its .xml" if path.suffix == ".bin" else ""
+    raise UserError(
+        f"{path} is no model that can be run{hint}; expected a run or model folder, or an artifact "
+        "written by `seresnext export` (.onnx, .xml, .mindir, .pt2)"
+    )
+
+
+def read_file(path: Path) -> bytes:
+    """The whole file. Raises UserError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read model {path}: {error.strerror}") from None

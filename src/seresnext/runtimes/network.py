@@ -1,0 +1,172 @@
+"""The evaluation network as a list of plain operations, for whatever writes artifacts.
+
+BN is folded into the convolution before it, so a network is convolutions, pools, gates and one
+linear layer. `walk` is its only description on this side; ONNX, OpenVINO and PyTorch exports
+are eight small operations each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from ..model.architecture import BN_EPS
+from ..model.spec import InputSpec, ModelSpec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution with bias, padded by half its kernel."""
+
+    kernel: np.ndarray
+    """float32 [out, in / groups, k, k]."""
+    bias: np.ndarray
+    """float32 [out]."""
+    stride: int = 1
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Linear:
+    weight: np.ndarray
+    """float32 [out, in]."""
+    bias: np.ndarray
+    """float32 [out]."""
+
+
+class Ops(Protocol[T]):
+    """What a format must be able to say. `T` is a value in it: a name, a node, a tensor.
+
+    `name` is unique in the network and ends up in the artifact.
+    """
+
+    def conv(self, x: T, name: str, layer: Conv) -> T: ...
+    def relu(self, x: T, name: str) -> T: ...
+    def sigmoid(self, x: T, name: str) -> T: ...
+    def max_pool(self, x: T, name: str, before: int, after: int) -> T:
+        """3x3/2, padded by so many rows (and columns) before and after."""
+        ...
+
+    def average_pool(self, x: T, name: str) -> T:
+        """2x2/2; an odd side's last window holds the one row that is left."""
+        ...
+
+    def mean(self, x: T, name: str) -> T:
+        """[B, C, H, W] -> [B, C, 1, 1]."""
+        ...
+
+    def multiply(self, x: T, gate: T, name: str) -> T: ...
+    def add(self, x: T, y: T, name: str) -> T: ...
+    def linear(self, x: T, name: str, layer: Linear) -> T:
+        """[B, C, 1, 1] -> [B, K]."""
+        ...
+
+
+def walk(
+    ops: Ops[T], spec: ModelSpec, weights: Mapping[str, np.ndarray], x: T, group_width: int = 1
+) -> T:
+    """Normalised images [B, 3, S, S] -> logits [B, K], said in `ops`.
+
+    `group_width`: see `widen`.
+    """
+    arch = spec.architecture
+    layer = _Folder(weights, group_width)
+    if arch.stem == "deep":
+        for position in (0, 3):
+            name = f"conv1.{position}"
+            conv = layer.conv(name, f"conv1.{position + 1}", stride=2 if position == 0 else 1)
+            x = ops.relu(ops.conv(x, name, conv), f"{name}.relu")
+        conv, name = layer.conv("conv1.6", "bn1"), "conv1.6"
+    else:
+        conv, name = layer.conv("conv1", "bn1", stride=2), "conv1"
+    x = ops.relu(ops.conv(x, name, conv), f"{name}.relu")
+    # `same` pads an even side at its end only (model/architecture.py).
+    even = spec.input.image_size % 4 in (0, 3)
+    before = 0 if arch.max_pool == "same" and even else 1
+    x = ops.max_pool(x, "maxpool", before, 1)
+    for b in arch.blocks():
+        shortcut = x
+        if b.has_downsample:
+            name, pooled = f"{b.name}.downsample", arch.downsample == "avg"
+            if pooled and b.stride > 1:
+                shortcut = ops.average_pool(shortcut, f"{name}.pool")
+            first = 1 if pooled else 0
+            conv = layer.conv(f"{name}.{first}", f"{name}.{first + 1}", 1 if pooled else b.stride)
+            shortcut = ops.conv(shortcut, name, conv)
+        for number, stride, groups in ((1, 1, 1), (2, b.stride, arch.cardinality)):
+            name = f"{b.name}.conv{number}"
+            conv = layer.conv(name, f"{b.name}.bn{number}", stride, groups)
+            x = ops.relu(ops.conv(x, name, conv), f"{name}.relu")
+        x = ops.conv(x, f"{b.name}.conv3", layer.conv(f"{b.name}.conv3", f"{b.name}.bn3"))
+        gate = ops.mean(x, f"{b.name}.se.mean")
+        gate = ops.conv(gate, f"{b.name}.se.fc1", layer.biased(f"{b.name}.se.fc1"))
+        gate = ops.relu(gate, f"{b.name}.se.relu")
+        gate = ops.conv(gate, f"{b.name}.se.fc2", layer.biased(f"{b.name}.se.fc2"))
+        gate = ops.sigmoid(gate, f"{b.name}.se.gate")
+        x = ops.add(ops.multiply(x, gate, f"{b.name}.se"), shortcut, f"{b.name}.add")
+        x = ops.relu(x, f"{b.name}.relu")
+    return ops.linear(
+        ops.mean(x, "pool"), "logits", Linear(weights["fc.weight"], weights["fc.bias"])
+    )
+
+
+@dataclass(frozen=True)
+class _Folder:
+    weights: Mapping[str, np.ndarray]
+    group_width: int
+
+    def conv(self, conv: str, bn: str, stride: int = 1, groups: int = 1) -> Conv:
+        """A convolution with the BN behind it folded in, computed in float64."""
+        gamma, beta, mean, var = (
+            self.weights[f"{bn}.{part}"].astype(np.float64)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = gamma / np.sqrt(var + BN_EPS)
+        kernel = self.weights[f"{conv}.weight"] * scale[:, None, None, None]
+        kernel, groups = widen(kernel.astype(np.float32), groups, self.group_width)
+        return Conv(kernel, (beta - mean * scale).astype(np.float32), stride, groups)
+
+    def biased(self, name: str) -> Conv:
+        return Conv(self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
+
+def widen(kernel: np.ndarray, groups: int, width: int) -> tuple[np.ndarray, int]:
+    """Merge neighbouring groups until each has at least `width` channels, with zeros between.
+
+    The result is the same. CPU kernels work on 8 or 16 channels at once: groups of 4 or 8 leave
+    most lanes idle or take a slow path, so the zeros cost less than they save
+    (docs/benchmarks.md). Returns the kernel and the number of groups.
+    """
+    per_input = kernel.shape[1]
+    if groups == 1 or per_input >= width:
+        return kernel, groups
+    merged = math.gcd(groups, -(-width // per_input))
+    per_output = kernel.shape[0] // groups
+    wide = np.zeros((kernel.shape[0], per_input * merged, *kernel.shape[2:]), kernel.dtype)
+    for group in range(groups):
+        rows = slice(group * per_output, (group + 1) * per_output)
+        start = group % merged * per_input
+        wide[rows, start : start + per_input] = kernel[rows]
+    return wide, groups // merged
+
+
+def normalisation(spec: InputSpec) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [3] scale and offset: pixel * scale + offset = (pixel / 255 - mean) / std."""
+    mean, std = np.array(spec.mean), np.array(spec.std)
+    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+def normalise(images: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """uint8 [N, S, S, 3] -> float32 [N, 3, S, S], contiguous."""
+    scale, offset = normalisation(spec)
+    out = np.empty((len(images), 3, *images.shape[1:3]), np.float32)
+    for channel in range(3):
+        np.multiply(images[..., channel], scale[channel], out=out[:, channel])
+        out[:, channel] += offset[channel]
+    return out

@@ -1,0 +1,146 @@
+"""Run ONNX artifacts with ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from google.protobuf.message import DecodeError
+
+from ..errors import UserError
+from .artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Artifact, read_artifact
+from .base import read_file
+from .network import normalise
+
+_PROVIDERS = {
+    "npu": "CANNExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+"""Device -> provider, in the order of preference."""
+
+_PIECE = {"cpu": 4, "cuda": 64, "npu": 64}
+"""Images per call. On a CPU larger ones gain nothing and leave the cache (docs/benchmarks.md)."""
+
+
+class OnnxRuntime:
+    """One ONNX model on one device."""
+
+    name = "onnx"
+
+    def __init__(self, path: Path, *, device: str = "auto", threads: int = 0) -> None:
+        """Raises UserError for a damaged or foreign file and an absent device."""
+        data, self.artifact = _read(path)
+        self.spec = self.artifact.spec
+        kind, providers = _choose(device)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        # Waiting threads that spin take the core from decoding, and win nothing where there is
+        # nothing else to do.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(data, options, providers=providers)
+        except Exception as error:  # ORT's errors have no common base; all mean a bad model here
+            raise UserError(f"{path} is no usable ONNX model: {_line(error)}") from None
+        if self._session.get_providers()[0] != _PROVIDERS[kind]:
+            kind = "cpu"
+        self.device = kind if kind != "cpu" or not threads else f"cpu ({threads} threads)"
+        self._piece = _PIECE[kind]
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N."""
+        starts = range(0, len(images), self._piece)
+        pieces = [self._run(images[start : start + self._piece]) for start in starts]
+        empty = np.zeros((0, self.spec.architecture.num_classes), np.float32)
+        return np.concatenate([empty, *pieces])
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        raw = self.artifact.with_preprocessing
+        pixels = np.ascontiguousarray(images) if raw else normalise(images, self.spec.input)
+        logits: np.ndarray = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
+        return logits
+
+    def close(self) -> None:
+        del self._session
+
+
+def _read(path: Path) -> tuple[bytes, Artifact]:
+    """The file's bytes, checked, and what they say about themselves."""
+    data = read_file(path)
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError:
+        raise UserError(
+            f"{path} is damaged: not a whole ONNX model ({len(data)} bytes); export it again"
+        ) from None
+    nodes = [node for function in model.functions for node in function.node]
+    stored = (*_tensors(model.graph), *_attribute_tensors(nodes))
+    outside = next((t.name for t in stored if _is_external(t)), None)
+    if outside is not None:
+        raise UserError(
+            f"{path} keeps its weights in other files (tensor {outside!r}), which is refused: the "
+            "file could name any path on this machine; expected one file with everything inside"
+        )
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    artifact = read_artifact(entries.get(METADATA_KEY), path)
+    try:
+        onnx.checker.check_model(data)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise UserError(f"{path} is no valid ONNX model: {_line(error)}") from None
+    shapes = {v.name: _shape(v) for v in (*model.graph.input, *model.graph.output)}
+    artifact.check_shapes(path, shapes.get(INPUT_NAME, ()), shapes.get(OUTPUT_NAME, ()))
+    return data, artifact
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    """Without the batch dimension; -1 where it is free."""
+    dims = value.type.tensor_type.shape.dim[1:]
+    return tuple(d.dim_value if d.HasField("dim_value") else -1 for d in dims)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every stored tensor, also those in attributes and inner graphs."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _attribute_tensors(graph.node)
+
+
+def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == onnx.TensorProto.EXTERNAL or len(tensor.external_data) > 0
+
+
+def _choose(device: str) -> tuple[str, list[Any]]:
+    """The device and its providers, best first. Raises UserError for one that is not there."""
+    available = onnxruntime.get_available_providers()
+    kind, _, number = device.partition(":")
+    if kind == "auto":
+        kind = next(k for k, provider in _PROVIDERS.items() if provider in available)
+    if kind not in _PROVIDERS or (number and not number.isdigit()):
+        raise UserError(f"--device: expected auto, cpu, cuda, cuda:N, npu or npu:N, got {device!r}")
+    if _PROVIDERS[kind] not in available:
+        raise UserError(
+            f"--device {device}: this ONNX Runtime has no {_PROVIDERS[kind]}; use cpu, or install "
+            f"{'onnxruntime-gpu' if kind == 'cuda' else 'onnxruntime-cann'}"
+        )
+    if kind == "cpu":
+        return kind, [_PROVIDERS["cpu"]]
+    return kind, [(_PROVIDERS[kind], {"device_id": int(number or 0)}), _PROVIDERS["cpu"]]
+
+
+def _line(error: Exception) -> str:
+    """The error's text on one line, not too long."""
+    return " ".join(str(error).split())[:300]
