@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from ..errors import UserError
@@ -15,7 +16,7 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     try:
         code = main(sys.argv[1:])
     except UserError as error:
-        print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         code = 1
     except Interrupted:
         print("interrupted; saved. The same command goes on from here.", file=sys.stderr)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..config import Config
 from ..errors import UserError
 from .checkpoints import refuse_foreign
+from .door import run
 from .log import ZooReporter
 from .options import TrainOptions, parse
 from .settings import train_config
@@ -47,3 +48,7 @@ def _check_classes(options: TrainOptions, config: Config) -> None:
             f"num_classes is {options.num_classes}, but {folder} has {found} class folders; "
             "mend one of them, or leave num_classes out"
         )
+
+
+if __name__ == "__main__":  # `torchrun -m`, `msrun python -m`
+    run(main)

@@ -1,0 +1,7 @@
+#!/bin/sh
+# usage: bash scripts/run_standalone_eval_ascend.sh [--NAME VALUE]...
+# Evaluates every checkpoint of ./ckpt_0 (or --checkpoint_path); the exit code is the evaluation's.
+root=$(cd "$(dirname "$0")/.." && pwd) || exit 1
+# The interpreter: $PYTHON, that of an activated environment, that of `make`, the system's.
+[ -n "$PYTHON$VIRTUAL_ENV" ] || [ ! -x "$root/.venv/bin/python" ] || PYTHON=$root/.venv/bin/python
+exec "${PYTHON:-python3}" "$root/eval.py" "$@"

@@ -1,0 +1,144 @@
+"""`eval.py`: the accuracy of every checkpoint in a folder, in the original's words."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from ..data.source import image_folder
+from ..engines.base import Engine, EngineState, create_engine
+from ..errors import UserError
+from ..evaluate import evaluate_folder, validation_folder
+from ..model.foreign import ForeignModel, load_weights
+from ..model.spec import InputSpec, ModelSpec
+from ..recipes import zoo
+from ..training.checkpoint import MANIFEST, STATE, list_checkpoints, load_checkpoint
+from ..training.metrics import Metrics
+from .options import EvalOptions, parse
+from .settings import engine_config, image_size
+
+
+def main(argv: list[str]) -> int:
+    """Print one line per checkpoint; 1 where one of them could not be evaluated."""
+    options, flags = parse(EvalOptions, argv, "eval.py")
+    if flags:
+        raise UserError(f"eval.py takes no flags after --, got {' '.join(flags)}")
+    failed = 0
+    evaluator = Evaluator(options)
+    for path in checkpoints_in(Path(options.checkpoint_path)):
+        try:
+            metrics = evaluator(path)
+        except UserError as error:
+            print(f"model {path}: {error}", file=sys.stderr, flush=True)
+            failed = 1
+        else:
+            print(accuracy_line(options.checkpoint_path, path, metrics), flush=True)
+    return failed
+
+
+def accuracy_line(asked: str, path: Path, metrics: Metrics) -> str:
+    """The original's line; the path is as it was asked for, `./` and all."""
+    folder = asked.rstrip("/") or "/"
+    name = asked if Path(asked) == path else f"{folder}/{path.relative_to(asked)}"
+    accuracy = {"top_1_accuracy": metrics.top1, "top_5_accuracy": metrics.top5}
+    return f"model {name}'s accuracy is {accuracy}"
+
+
+def checkpoints_in(path: Path) -> list[Path]:
+    """What to evaluate, numbers in the names in order: `path` itself where it is one checkpoint,
+    the `.ckpt` files in it, else the checkpoints of a run folder, else its finished model.
+
+    Raises UserError where there is nothing of the kind.
+    """
+    if path.is_file() or (path / MANIFEST).is_file():
+        return [path]
+    if path.is_dir():
+        files = [p for p in path.iterdir() if p.suffix == ".ckpt" and not p.name.startswith(".")]
+        found = (
+            sorted(files, key=_numbers_in_order)
+            or list_checkpoints(path / "checkpoints")
+            or list_checkpoints(path)
+        )
+        if found:
+            return found
+        if (path / "model.safetensors").is_file() or (path / "model").is_dir():
+            return [path]
+    raise UserError(
+        f"checkpoint_path: no checkpoint in {path}; expected a folder with .ckpt files, a run "
+        "folder or a model folder"
+    )
+
+
+def _numbers_in_order(path: Path) -> list[tuple[int, int, str]]:
+    """Sorting key by which -2_11 comes before -10_11."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+
+
+class Evaluator:
+    """Checkpoint -> metrics on the validation images; one network for all that are alike."""
+
+    def __init__(self, options: EvalOptions) -> None:
+        self.options = options
+        self.engine: Engine | None = None
+        self.folder = _images(options)
+        self.class_names = image_folder(self.folder, allow_empty_classes=True).class_names
+        found, expected = len(self.class_names), options.num_classes
+        if expected is not None and found != expected:
+            raise UserError(f"num_classes is {expected}, but {self.folder} has {found} classes")
+
+    def __call__(self, path: Path) -> Metrics:
+        """Every image of the folder is counted once. Raises UserError."""
+        if path.is_dir() and (path / MANIFEST).is_file():
+            load_checkpoint(path)  # its hashes are checked here, not by what reads the weights
+        foreign = load_weights(path)
+        spec = self._spec(path, foreign)
+        if self.engine and self.engine.spec == spec:
+            self.engine.load_state_dict(EngineState(model=foreign.weights))
+        else:
+            if self.engine:
+                self.engine.close()
+            self.engine = create_engine(spec, foreign.weights, engine_config(self.options))
+        metrics, _ = evaluate_folder(self.engine, self.folder, batch_size=self.options.batch_size)
+        return metrics
+
+    def _spec(self, path: Path, foreign: ForeignModel) -> ModelSpec:
+        """Class names and input: of the run that wrote the checkpoint where there is one, else
+        the folder's class names in order and the original's input."""
+        spec = foreign.spec or run_spec(path.parent)
+        classes = foreign.architecture.num_classes
+        if spec and len(spec.class_names) == classes:
+            return ModelSpec(foreign.architecture, spec.class_names, spec.input)
+        if classes != len(self.class_names):
+            raise UserError(
+                f"it has {classes} classes, {self.folder} has {len(self.class_names)} class folders"
+            )
+        return ModelSpec(foreign.architecture, self.class_names, zoo_input(self.options))
+
+
+def _images(options: EvalOptions) -> Path:
+    if not options.val_data_path and not options.data_path:
+        raise UserError(
+            "val_data_path is not set: give --val_data_path DIR with DIR/<class>/<image>, here or "
+            "in the file of --config_path"
+        )
+    return validation_folder(Path(options.val_data_path or options.data_path))
+
+
+def zoo_input(options: EvalOptions) -> InputSpec:
+    """The original's evaluation preprocessing: short side 256, centre crop 224, bilinear."""
+    inputs = zoo().augment.input_spec()
+    side = image_size(options.image_height, options.image_width)
+    return InputSpec(side, inputs.crop_ratio, inputs.interpolation)
+
+
+def run_spec(folder: Path) -> ModelSpec | None:
+    """The model of the run whose folder this is, as its checkpoints tell it; None without one."""
+    for checkpoint in reversed(list_checkpoints(folder / "checkpoints")):
+        try:
+            return ModelSpec.from_dict(json.loads((checkpoint / STATE).read_bytes())["model"])
+        except (OSError, ValueError, KeyError, TypeError, AssertionError):
+            continue  # damaged; an older one says the same
+    return None
