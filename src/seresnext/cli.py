@@ -19,6 +19,7 @@ import tyro
 
 from .config import Config, EngineName, Precision, load_config, validate
 from .errors import UserError
+from .launch import launch, rank, rank_output, report, world_size
 from .recipes import RECIPES, recipe
 from .training.interrupt import INTERRUPTED_EXIT, Interrupted
 
@@ -71,6 +72,11 @@ class TrainArgs:
     """Validation folder <class>/. Short for --data.val."""
     allow_data_change: bool = False
     """Resume although images were added or removed. Short for --data.allow-change."""
+    nproc: int = 1
+    """Processes on this machine, each with a device (or its share of the cores) and --batch-size
+    images. Several machines: docs/distributed.md."""
+    virtual_shards: int | None = None
+    """Same bits on CPU for any --nproc that divides it. Short for --engine.virtual-shards."""
     settings: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
@@ -89,6 +95,7 @@ _SHORT = {
     "device": "engine.device",
     "precision": "engine.precision",
     "image_size": "augment.image_size",
+    "virtual_shards": "engine.virtual_shards",
 }
 
 
@@ -130,14 +137,30 @@ def _base_config(argv: list[str]) -> Config:
 
 def run_train(argv: list[str]) -> int:
     base = TrainArgs(settings=_base_config(argv))
-    config = resolve(tyro.cli(TrainArgs, args=argv, default=base, prog="seresnext train"))
-    from .train import train
-    from .training.log import console_reporter
+    args = tyro.cli(TrainArgs, args=argv, default=base, prog="seresnext train")
+    config = resolve(args)
+    if args.nproc < 1:
+        raise UserError(f"--nproc: expected 1 or more, got {args.nproc}")
+    if args.nproc > 1 and world_size() == 1:
+        return launch(config, _without(argv, "--nproc"), args.nproc)
+    report()
+    with rank_output(Path(config.run.out)):
+        from .train import train
+        from .training.log import console_reporter
 
-    metrics = train(config, console_reporter())
-    if int(os.environ.get("RANK", "0")) == 0:
+        metrics = train(config, console_reporter())
+    if rank() == 0:
         _say_trained(config, metrics)
     return 0
+
+
+def _without(argv: list[str], flag: str) -> list[str]:
+    """The words but for `flag VALUE` and `flag=VALUE`."""
+    return [
+        word
+        for before, word in zip(["", *argv], argv, strict=False)
+        if word != flag and before != flag and not word.startswith(f"{flag}=")
+    ]
 
 
 def _say_trained(config: Config, metrics: Metrics | None) -> None:
@@ -324,8 +347,14 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in VERBS:
         print(f"seresnext: no verb {argv[0]!r}\n\n{usage()}", file=sys.stderr)
         return 2
+    code = _run(argv[0], argv[1:])
+    report(code)
+    return code
+
+
+def _run(verb: str, words: list[str]) -> int:
     try:
-        return VERBS[argv[0]][0](argv[1:])
+        return VERBS[verb][0](words)
     except UserError as error:
         print(f"seresnext: error: {error}", file=sys.stderr)
         return 1

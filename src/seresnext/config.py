@@ -234,6 +234,9 @@ class RunConfig:
     """Stop after this many evaluations without a better top-1; 0 is off."""
     max_bad_steps: int = 10
     """Stop after this many steps in a row whose loss or gradient is not finite."""
+    rank_timeout: float = 15.0
+    """Seconds without a sign of life after which one of several processes counts as lost and the
+    others end. Slow is not silent: compiling or waiting for data counts as life."""
     eval_batch_size: int = 0
     """Images per evaluation batch and device; 0 means `batch_size`."""
 
@@ -384,6 +387,7 @@ def validate(config: Config) -> Config:
     )
     expect(r.early_stop >= 0, "run.early_stop", r.early_stop, "0 (off) or more")
     expect(r.max_bad_steps >= 1, "run.max_bad_steps", r.max_bad_steps, "1 or more")
+    expect(r.rank_timeout >= 5, "run.rank_timeout", r.rank_timeout, "5 seconds or more")
     expect(bool(r.out), "run.out", r.out, "a folder")
     for name, text in [
         ("run.duration", r.duration),

@@ -15,7 +15,7 @@ from .training.checkpoint import checkpoint_path, list_checkpoints
 
 
 class RunFolder:
-    """`--out`: config.json, metrics.jsonl, tensorboard/, checkpoints/, model/.
+    """`--out`: config.json, metrics.jsonl, tensorboard/, checkpoints/, model/, logs/.
 
     While entered it is locked: a second run in the same folder is refused. Only rank 0 enters.
     """
@@ -61,5 +61,8 @@ class RunFolder:
 
     def write_config(self, config: Config) -> None:
         temporary = self.config.with_name(f".config.json.{os.getpid()}")
-        temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n")
-        os.replace(temporary, self.config)
+        try:
+            temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+            os.replace(temporary, self.config)
+        except OSError as error:
+            raise UserError(f"cannot write {self.config}: {error.strerror}") from None

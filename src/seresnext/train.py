@@ -27,6 +27,7 @@ from .training.saver import Saver
 from .training.schedule import create_schedule, due
 from .training.state import Progress, check_resumable, checkpoint_state
 from .training.step_log import StepLog
+from .training.watch import Watch
 
 
 def train(config: Config, reporter: Reporter) -> Metrics | None:
@@ -47,6 +48,9 @@ def train(config: Config, reporter: Reporter) -> Metrics | None:
             spec, start_weights(config, spec, reporter), config.engine, config.optim
         )
         stack.callback(engine.close)
+        stack.enter_context(
+            Watch(engine.rank, engine.world_size, engine.all_sum, config.run.rank_timeout)
+        )
         main = engine.rank == 0
         folder = RunFolder(config.run.out)
         if main:
@@ -83,6 +87,7 @@ def train(config: Config, reporter: Reporter) -> Metrics | None:
                 plan,
                 progress.step,
                 engine.fetch,
+                lambda index: all_samples(engine, index),
                 config.run.max_bad_steps,
                 folder.path if main else None,
             )
@@ -90,7 +95,8 @@ def train(config: Config, reporter: Reporter) -> Metrics | None:
         interrupt = stack.enter_context(Interrupt())
 
         # ------------------------------------------------------------------------- the loop
-        finished = progress.step >= plan.total_steps
+        evaluate_if_due(progress, config, plan, engine, val_source, log)  # owed by the last start
+        finished = ended(progress, config, plan)
         while not finished:
             batch = log.wait_for(batches)
             rate = lr(progress.step)
@@ -99,19 +105,18 @@ def train(config: Config, reporter: Reporter) -> Metrics | None:
             log.add(scalars, batch, rate)
 
             stop = agree(engine, interrupt.requested)
-            finished = progress.step >= plan.total_steps
-            if finished or stop or due(progress.step, plan.log_every):
+            if stop or progress.step == plan.total_steps or due(progress.step, plan.log_every):
                 log.flush()
-            best = False
-            if val_source and not stop and (finished or due(progress.step, plan.eval_every)):
-                best = progress.record(validate(config, engine, val_source, log))
-                finished |= 0 < config.run.early_stop <= progress.evaluations_since_best
+            best = not stop and evaluate_if_due(progress, config, plan, engine, val_source, log)
+            finished = ended(progress, config, plan)
             if main and (finished or stop or best or due(progress.step, plan.save_every)):
+                saver.wait()  # one copy of the state in memory, not two
                 saver.save(
                     snapshot(progress, config, engine, spec, source, plan), progress.best_step
                 )
             if stop:
                 saver.wait()
+                agree(engine, True)  # a rank that left earlier would make its launcher end rank 0
                 raise Interrupted
         # ----------------------------------------------------------------------------------
 
@@ -215,11 +220,44 @@ def describe(config: Config, engine: Engine, source: Source, plan: Plan, progres
         f"{plan.total_steps} steps of {plan.global_batch} images "
         f"({plan.total_steps / plan.steps_per_epoch:.1f} epochs)"
     )
-    if progress.step >= plan.total_steps:
+    if ended(progress, config, plan):
         return f"{text}\nalready finished at step {progress.step}; nothing to train"
     if progress.step:
         return f"{text}\nresuming after step {progress.step}"
     return text
+
+
+def ended(progress: Progress, config: Config, plan: Plan) -> bool:
+    """Whether the run has had all its steps, or was stopped early."""
+    patience = config.run.early_stop
+    return progress.step >= plan.total_steps or 0 < patience <= progress.evaluations_since_best
+
+
+def evaluate_if_due(
+    progress: Progress,
+    config: Config,
+    plan: Plan,
+    engine: Engine,
+    source: Source | None,
+    log: StepLog,
+) -> bool:
+    """Evaluate at steps where that is due, once; True when the model is the best so far.
+
+    A run stopped by a signal does not wait for an evaluation; its continuation makes up for it.
+    """
+    last = progress.step == plan.total_steps
+    if source is None or progress.evaluated_step == progress.step:
+        return False
+    if not last and not due(progress.step, plan.eval_every):
+        return False
+    return progress.record(validate(config, engine, source, log))
+
+
+def all_samples(engine: Engine, index: np.ndarray) -> np.ndarray:
+    """The sample numbers of the global batch, from this rank's."""
+    everyone = np.zeros((engine.world_size, len(index)), np.int64)
+    everyone[engine.rank] = index
+    return engine.all_sum(everyone).ravel()
 
 
 def agree(engine: Engine, stop: bool) -> bool:

@@ -171,13 +171,22 @@ def _read_json(path: Path) -> Any:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies, and why newer ones were passed over."""
+    """The newest checkpoint that verifies, and why newer ones were passed over.
+
+    Raises UserError when there are checkpoints and none verifies: to start anew in their place
+    is for the user to decide.
+    """
     problems: list[str] = []
     for path in reversed(list_checkpoints(folder)):
         try:
             return load_checkpoint(path), problems
         except UserError as error:
             problems.append(str(error))
+    if problems:
+        raise UserError(
+            f"none of the checkpoints in {folder} can be read ({problems[0]}); choose another "
+            "--out, or remove that folder to start anew in this one"
+        )
     return None, problems
 
 

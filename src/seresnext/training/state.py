@@ -21,11 +21,13 @@ class Progress:
     best_top1: float = -1.0
     best_step: int | None = None
     evaluations_since_best: int = 0
+    evaluated_step: int = 0
+    """Step of the last evaluation."""
     last_metrics: Metrics | None = None
 
     def record(self, metrics: Metrics) -> bool:
         """Take an evaluation at the present step; True when it is the best so far."""
-        self.last_metrics = metrics
+        self.last_metrics, self.evaluated_step = metrics, self.step
         if metrics.top1 > self.best_top1:
             self.best_top1, self.best_step = metrics.top1, self.step
             self.evaluations_since_best = 0
@@ -68,7 +70,10 @@ def checkpoint_state(
 
 _ORDER_FIELDS = ("run.seed", "data.drop_last")
 """Fields that decide which sample is seen when: a run cannot continue under other values."""
-_FREE_FIELDS = ("run.out", "run.resume", "data.workers", "data.root", "data.train", "data.val")
+_FREE_FIELDS = (
+    *("run.out", "run.resume", "run.rank_timeout"),
+    *("data.workers", "data.root", "data.train", "data.val"),
+)
 """Fields that change nothing of the result; not worth a word when they differ."""
 
 

@@ -29,11 +29,14 @@ class StepLog:
         plan: Plan,
         start_step: int,
         fetch: Callable[[Any], dict[str, float]],
+        all_samples: Callable[[np.ndarray], np.ndarray],
         max_bad_steps: int,
         run: Path | None,
     ) -> None:
-        """`run` is the run folder on the rank that writes, None on the others."""
+        """`run` is the run folder on the rank that writes, None on the others; `all_samples`
+        makes a rank's sample numbers the global batch's."""
         self.reporter, self.plan, self.fetch = reporter, plan, fetch
+        self.all_samples = all_samples
         self.max_bad_steps, self.run = max_bad_steps, run
         self.step, self.bad_in_row = start_step, 0
         # Not the batches themselves: a hundred of 128 at 224 px take 1.9 GB.
@@ -119,8 +122,9 @@ class StepLog:
             self.bad_in_row = 0
             return
         self.bad_in_row += 1
+        samples = self.all_samples(index).tolist()
         if self.run:
-            entry = {"step": step, "loss": str(value["loss"]), "samples": index.tolist()}
+            entry = {"step": step, "loss": str(value["loss"]), "samples": samples}
             with open(self.run / BAD_STEPS_FILE, "a") as file:
                 file.write(json.dumps(entry) + "\n")
         self.reporter.message(
