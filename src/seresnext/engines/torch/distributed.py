@@ -73,7 +73,7 @@ class World:
         if self.size == 1:
             return tensor[None]
         gathered = tensor.new_empty((self.size, *tensor.shape))
-        dist.all_gather_into_tensor(gathered, tensor.contiguous())
+        dist.all_gather(list(gathered.unbind()), tensor.contiguous())
         return gathered
 
     def exchange(self, tensor: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from .distributed import World
 from .flat import Flat
 from .loss import Normalise, TrainingLoss
 from .model import attach, empty_network
+from .sync_bn import synchronise
 from .trainer import Trainer
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -59,6 +60,8 @@ class TorchEngine:
             flat.load(weights)
             self._world.broadcast(flat.buffer)
         self._network = empty_network(spec.architecture)
+        if engine.sync_bn and self.world_size > 1:
+            synchronise(self._network, self._device)
         attach(self._network, {**self._weights.views, **self._statistics.views})
         self._normalise = Normalise(
             spec.input.mean, spec.input.std, self._device, engine.channels_last

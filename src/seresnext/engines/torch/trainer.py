@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,11 @@ from .loss import TrainingLoss
 from .optimizer import Average, Optimizer
 from .shards import Shards
 
+_DDP_OPTIONS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+_BUFFERS_STAY: dict[str, Any] = {
+    # BN statistics are averaged over ranks, not sent from rank 0; renamed in PyTorch 2.13.
+    next(k for k in ("forward_sync_buffers", "broadcast_buffers") if k in _DDP_OPTIONS): False
+}
 _PIXELS_AND_LABELS = ("images", "labels", "mixed_labels", "mix", "mask")
 
 
@@ -55,8 +62,8 @@ class Trainer:
                 loss,
                 device_ids=None if device.type == "cpu" else [device],
                 init_sync=False,  # the engine has sent the weights
-                broadcast_buffers=False,  # they are averaged instead
                 gradient_as_bucket_view=True,
+                **_BUFFERS_STAY,
             )
 
     def step(self, batch: Batch, lr: float) -> Tensor:

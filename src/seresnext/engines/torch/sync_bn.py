@@ -1,0 +1,63 @@
+"""Batch statistics over all ranks instead of per rank (`engine.sync_bn`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def synchronise(network: nn.Module, device: torch.device) -> None:
+    """Replace every BN of a network that has no weights yet by one that asks all ranks."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, _synchronised(child, device))
+
+
+def _synchronised(bn: nn.BatchNorm2d, device: torch.device) -> nn.Module:
+    # torch's own has fused kernels, but none for the CPU.
+    if device.type != "cpu":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(bn)
+    with torch.device("meta"):
+        synced = CpuSyncBatchNorm(bn.num_features, bn.eps, bn.momentum)
+    synced.num_batches_tracked = None
+    return synced
+
+
+class CpuSyncBatchNorm(nn.BatchNorm2d):
+    """BN over the batches of all ranks, which must be of equal size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape and type; statistics in float32."""
+        if not self.training:
+            return super().forward(x)
+        world = dist.get_world_size()
+        # Mean first, then the variance around it: E[x^2] - E[x]^2 would cancel in float32.
+        mean = _SumOverRanks.apply(x.float().mean((0, 2, 3))) / world
+        centred = x.float() - mean[:, None, None]
+        variance = _SumOverRanks.apply(centred.square().mean((0, 2, 3))) / world
+        with torch.no_grad():
+            count = world * x.numel() / x.shape[1]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Every rank's sum depends on every rank's term, so gradients are summed over ranks too."""
+
+    @staticmethod
+    def forward(ctx: Any, term: Tensor) -> Tensor:
+        total = term.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total

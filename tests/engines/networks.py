@@ -1,0 +1,38 @@
+"""A tiny network of the family and random batches for it: small enough for hundreds of steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from seresnext.batch import Batch
+from seresnext.model.architecture import architecture
+from seresnext.model.spec import InputSpec, ModelSpec
+
+CLASSES = 5
+SIDE = 32
+
+
+def tiny_spec(**options: Any) -> ModelSpec:
+    """One block per stage, four groups: about half a million weights."""
+    settings: dict[str, Any] = {"layers": (1, 1, 1, 1), "cardinality": 4, "base_width": 8}
+    arch = architecture("seresnext50_32x4d", num_classes=CLASSES, **(settings | options))
+    return ModelSpec(arch, tuple(f"class {k}" for k in range(CLASSES)), InputSpec(SIDE))
+
+
+def random_batch(size: int, seed: int = 0) -> Batch:
+    """Images of noise around a brightness that goes with the class, so that they can be learnt."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, size).astype(np.int32)
+    noise = rng.integers(0, 100, (size, SIDE, SIDE, 3))
+    images = (noise + 35 * labels[:, None, None, None]).astype(np.uint8)
+    return Batch(
+        images=images,
+        labels=labels,
+        mixed_labels=labels.copy(),
+        mix=np.ones(size, np.float32),
+        mask=np.ones(size, bool),
+        index=np.arange(size),
+        seed=seed,
+    )
