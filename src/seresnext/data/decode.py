@@ -4,11 +4,13 @@ Formats are told by content, never by name: JPEG, PNG, WebP, BMP. What becomes o
 
 - EXIF orientation 1-8 is applied.
 - Alpha, and a transparent colour or palette entry, is composited on white.
-- CMYK: R = (255 - C) (255 - K) / 255, and so on; embedded colour profiles are not applied.
+- CMYK (in JPEG, stored inverted as Adobe does): R = (255 - C) (255 - K) / 255, and so on.
+- Embedded colour profiles are not applied.
 - 16-bit grey is divided by 257 and rounded; 16-bit colour keeps its high byte.
 - Of an animation the first frame counts.
 
-Files that end early are refused, however much of the picture could be shown.
+Files that end early are refused, however much of the picture could be shown, and so is damage
+that can be told: by libjpeg's warnings, by a PNG's checksums.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,9 +35,6 @@ from PIL.WebPImagePlugin import WebPImageFile
 cv2.setNumThreads(1)
 # Pillow warns of a damaged animation header; the first frame is all that is wanted.
 warnings.filterwarnings("ignore", message="Invalid APNG", category=UserWarning)
-
-# libjpeg's warnings that leave no pixel undecoded. Widespread: the Cats and Dogs photos have both.
-_HARMLESS = ("extraneous bytes before marker 0xd9", "unknown JFIF revision")
 
 _FOREIGN = {
     b"GIF8": "a GIF",
@@ -65,6 +65,7 @@ class OpenImage:
     height: int
     """Pixels, upright."""
     _jpeg: bytes = b""
+    _cmyk: bool = False
     _orientation: int = 1
     _pixels: np.ndarray | None = None
 
@@ -84,7 +85,12 @@ class OpenImage:
             if self._orientation > 4:
                 width, height = height, width
             reduced = {"min_factor": factor, "min_width": width, "min_height": height}
-        return _upright(_decode_jpeg(self._jpeg, reduced), self._orientation)
+        if self._cmyk:
+            inverted = _decode_jpeg(self._jpeg, "CMYK", reduced).astype(np.uint16)
+            rgb = ((inverted[..., :3] * inverted[..., 3:] + 127) // 255).astype(np.uint8)
+        else:
+            rgb = _decode_jpeg(self._jpeg, "RGB", reduced)
+        return _upright(rgb, self._orientation)
 
 
 def open_image(data: bytes, max_pixels: int) -> OpenImage:
@@ -98,17 +104,16 @@ def open_image(data: bytes, max_pixels: int) -> OpenImage:
     orientation, exif = _jpeg_exif(data)
     try:
         height, width, color, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except ValueError:  # a subsampling that TurboJPEG has no name for, or damage
+    except (ValueError, KeyError):  # a subsampling that TurboJPEG has no name for, or damage
         color = ""
-    if color not in ("YCbCr", "RGB", "Gray"):
+    if not color:
         # Pillow reads the tags of an EXIF block by itself, and warns of damaged ones.
-        return _decoded(
-            _load(kind, data[: exif.start] + data[exif.stop :], max_pixels)[0], orientation
-        )
+        stored, _ = _load(kind, data[: exif.start] + data[exif.stop :], max_pixels)
+        return _decoded(stored, orientation)
     _check_size(width, height, max_pixels)
     if orientation > 4:
         width, height = height, width
-    return OpenImage(width, height, _jpeg=data, _orientation=orientation)
+    return OpenImage(width, height, data, color in ("CMYK", "YCCK"), orientation)
 
 
 def decode_image(data: bytes, *, max_pixels: int, min_scale: float = 1.0) -> np.ndarray:
@@ -145,14 +150,24 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 # JPEG --------------------------------------------------------------------------------------
 
 
-def _decode_jpeg(data: bytes, reduced: dict[str, int]) -> np.ndarray:
-    """RGB as stored, or `reduced`. Everything that libjpeg warns of is an error but `_HARMLESS`."""
+def _decode_jpeg(data: bytes, color: str, reduced: dict[str, int]) -> np.ndarray:
+    """Pixels as stored, in full or `reduced`.
+
+    What libjpeg only warns of is an error, but for two oddities that leave no pixel undecoded and
+    are widespread (the Cats and Dogs photos have both): bytes between picture and end marker, and
+    a wrong version number.
+    """
     try:
-        return simplejpeg.decode_jpeg(data, "RGB", **reduced)
+        return simplejpeg.decode_jpeg(data, color, **reduced)
     except ValueError as error:
-        if any(text in str(error) for text in _HARMLESS):
-            return simplejpeg.decode_jpeg(data, "RGB", strict=False, **reduced)
-        raise ImageError(f"damaged JPEG: {error}") from None
+        reason = str(error)
+    if "extraneous bytes before marker 0xd9" in reason:
+        return simplejpeg.decode_jpeg(data, color, strict=False, **reduced)
+    if "unknown JFIF revision" in reason:  # raised by the decoder even when it is not strict
+        major = data.find(b"JFIF\0") + 5
+        if data[major] != 1:
+            return _decode_jpeg(data[:major] + b"\1" + data[major + 1 :], color, reduced)
+    raise ImageError(f"damaged JPEG: {reason}")
 
 
 def _jpeg_exif(data: bytes) -> tuple[int, slice]:
@@ -230,6 +245,8 @@ def _load(kind: str, data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
     """
     if kind == "WebP":  # its decoder takes memory for the picture when it is opened
         _check_size(*_webp_size(data), max_pixels)
+    if kind == "PNG":
+        _check_png(data)
     try:
         image = _PILLOW[kind](io.BytesIO(data))
         _check_size(*image.size, max_pixels)
@@ -246,6 +263,22 @@ def _load(kind: str, data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
 def _decoded(stored: np.ndarray, orientation: int) -> OpenImage:
     pixels = _upright(stored, orientation)
     return OpenImage(pixels.shape[1], pixels.shape[0], _pixels=pixels)
+
+
+def _check_png(data: bytes) -> None:
+    """Every chunk is whole and has its checksum, up to the last. Pillow stops looking earlier."""
+    at = 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        name = data[at + 4 : at + 8]
+        if end > len(data):
+            break
+        if zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+            raise ImageError(f"damaged PNG: wrong checksum of chunk {name!r}")
+        if name == b"IEND":
+            return
+        at = end
+    raise ImageError("damaged PNG: file ends early")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

@@ -1,0 +1,416 @@
+"""Decoding: formats by content, a defined RGB, and a reason for everything refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageOps
+
+from seresnext.data.decode import ImageError, decode_image, open_image
+
+MAX = 10**8
+Make = Callable[..., np.ndarray]
+Encode = Callable[..., bytes]
+
+
+def decode(data: bytes) -> np.ndarray:
+    image = decode_image(data, max_pixels=MAX)
+    assert image.dtype == np.uint8
+    assert image.flags["C_CONTIGUOUS"]
+    opened = open_image(data, MAX)
+    assert image.shape == (opened.height, opened.width, 3)
+    return image
+
+
+def pillow(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+class TestFormats:
+    @pytest.mark.parametrize(
+        ("kind", "options"),
+        [
+            ("PNG", {}),
+            ("BMP", {}),
+            ("WebP", {"lossless": True}),
+        ],
+    )
+    def test_lossless(self, photo: Make, encode: Encode, kind: str, options: dict) -> None:
+        image = photo(61, 47)
+        assert np.array_equal(decode(encode(image, kind, **options)), image)
+
+    @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+    @pytest.mark.parametrize("progressive", [False, True])
+    def test_jpeg_equals_pillow(
+        self, photo: Make, encode: Encode, subsampling: str, progressive: bool
+    ) -> None:
+        data = encode(photo(61, 47), "JPEG", subsampling=subsampling, progressive=progressive)
+        assert np.array_equal(decode(data), pillow(data))
+
+    def test_lossy_webp_equals_pillow(self, photo: Make, encode: Encode) -> None:
+        data = encode(photo(61, 47), "WebP")
+        assert np.array_equal(decode(data), pillow(data))
+
+    @pytest.mark.parametrize("kind", ["GIF", "TIFF", "EPS", "PDF", "ICO", "PPM", "TGA", "AVIF"])
+    def test_others_are_refused(self, photo: Make, encode: Encode, kind: str) -> None:
+        with pytest.raises(ImageError, match="expected JPEG, PNG, WebP or BMP"):
+            decode(encode(photo(16, 16), kind))
+
+    @pytest.mark.parametrize(
+        ("data", "reason"),
+        [
+            (b"", "empty file"),
+            (b"\0" * 1000, "no image that is known"),
+            (b"\n<!DOCTYPE html><html>404</html>", "a web page"),
+            (b"<html>", "a web page"),
+            (b"GIF89a", "a GIF"),
+            (b"II*\0aaaa", "a TIFF"),
+            (b"\xff\xd8", "no image that is known"),
+        ],
+    )
+    def test_reasons(self, data: bytes, reason: str) -> None:
+        with pytest.raises(ImageError, match=reason):
+            decode(data)
+
+    def test_first_frame_of_an_animation(self, photo: Make, encode: Encode) -> None:
+        first, second = (Image.fromarray(photo(32, 24, seed=s)) for s in (0, 1))
+        for kind, options in (("PNG", {}), ("WebP", {"lossless": True})):
+            data = encode(first, kind, save_all=True, append_images=[second], **options)
+            assert np.array_equal(decode(data), np.asarray(first)), kind
+
+
+class TestModes:
+    def test_grey(self, photo: Make, encode: Encode) -> None:
+        grey = Image.fromarray(photo(30, 20)).convert("L")
+        expected = np.repeat(np.asarray(grey)[..., None], 3, 2)
+        for kind in ("PNG", "BMP"):
+            assert np.array_equal(decode(encode(grey, kind)), expected)
+        data = encode(grey, "JPEG")
+        assert np.array_equal(decode(data), pillow(data))
+
+    def test_one_bit(self, photo: Make, encode: Encode) -> None:
+        image = Image.fromarray(photo(30, 20)).convert("1")
+        expected = np.repeat(255 * np.asarray(image)[..., None].astype(np.uint8), 3, 2)
+        assert np.array_equal(decode(encode(image)), expected)
+        assert np.array_equal(decode(encode(image, "BMP")), expected)
+
+    def test_palette(self, photo: Make, encode: Encode) -> None:
+        image = Image.fromarray(photo(30, 20)).quantize(16)
+        for kind in ("PNG", "BMP"):
+            assert np.array_equal(decode(encode(image, kind)), np.asarray(image.convert("RGB")))
+
+    def test_alpha_is_composited_on_white(self, photo: Make, encode: Encode) -> None:
+        rgb = photo(64, 64).astype(float)
+        alpha = np.arange(64 * 64).reshape(64, 64, 1) % 256
+        expected = rgb * alpha / 255 + 255 - alpha
+        image = np.concatenate([rgb, alpha], -1).astype(np.uint8)
+        for kind, options in (("PNG", {}), ("WebP", {"lossless": True, "exact": True})):
+            found = decode(encode(image, kind, **options))
+            assert np.abs(found - expected).max() <= 0.5 + 1e-9, kind
+
+    def test_grey_with_alpha(self, encode: Encode) -> None:
+        image = Image.merge("LA", [Image.new("L", (2, 1), 100), Image.new("L", (2, 1), 0)])
+        image.putpixel((1, 0), (100, 255))
+        assert decode(encode(image)).tolist() == [[[255] * 3, [100] * 3]]
+
+    def test_transparent_color_and_palette_entry(self, encode: Encode) -> None:
+        rgb = Image.new("RGB", (2, 1), (10, 20, 30))
+        rgb.putpixel((1, 0), (1, 2, 3))
+        assert decode(encode(rgb, transparency=(10, 20, 30))).tolist() == [[[255] * 3, [1, 2, 3]]]
+        palette = rgb.quantize(2)
+        clear = palette.getpixel((0, 0))
+        for transparency in (clear, bytes(0 if k == clear else 255 for k in range(2))):
+            found = decode(encode(palette, transparency=transparency))
+            assert found.tolist() == [[[255] * 3, [1, 2, 3]]]
+
+    def test_16_bit_grey_is_scaled(self, encode: Encode) -> None:
+        levels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+        expected = np.rint(levels / 257)
+        found = decode(encode(Image.fromarray(levels)))
+        assert np.array_equal(found, np.repeat(expected[..., None], 3, 2))
+
+    def test_16_bit_color_keeps_the_high_byte(self) -> None:
+        levels = np.linspace(0, 65535, 48).astype(">u2").reshape(1, -1, 3)
+        assert np.array_equal(decode(png(levels, bits=16, color=2)), levels >> 8)
+
+    @pytest.mark.parametrize("quality", [75, 100])
+    def test_cmyk(self, encode: Encode, quality: int) -> None:
+        rng = np.random.default_rng(0)
+        cmyk = Image.fromarray(rng.integers(0, 256, (16, 16, 4), np.uint8), "CMYK")
+        data = encode(cmyk, "JPEG", quality=quality)
+        stored = np.asarray(Image.open(io.BytesIO(data))).astype(float)
+        expected = (255 - stored[..., :3]) * (255 - stored[..., 3:]) / 255
+        assert np.abs(decode(data) - expected).max() <= 1
+
+    def test_color_profile_is_not_applied(self, photo: Make, encode: Encode) -> None:
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+        image = photo(20, 20)
+        assert np.array_equal(decode(encode(image, icc_profile=profile)), image)
+
+    def test_unusual_jpeg_sampling(self, encode: Encode) -> None:
+        """Luminance 3 x 1, which TurboJPEG has no name for. Each block is flat: DC +-0, end."""
+        data = encode(Image.new("RGB", (24, 8), (128, 128, 128)), "JPEG", subsampling="4:4:4")
+        sof, sos = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+        header = bytearray(data[: sos + 14])
+        header[sof + 11] = 0x31
+        bits = "001010" * 3 + "0000" * 2
+        scan = int(bits.ljust(32, "1"), 2).to_bytes(4, "big")
+        assert np.array_equal(
+            decode(bytes(header) + scan + b"\xff\xd9"), np.full((8, 24, 3), 128, np.uint8)
+        )
+        with pytest.raises(ImageError):
+            decode(bytes(header) + scan[:1])
+
+
+def png(rows: np.ndarray, bits: int, color: int) -> bytes:
+    """A PNG written by hand: [H, W, C] big-endian samples."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", crc)
+
+    height, width = rows.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(raw))
+        + chunk(b"IEND", b"")
+    )
+
+
+class TestOrientation:
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize(
+        ("kind", "options"), [("JPEG", {}), ("PNG", {}), ("WebP", {"lossless": True})]
+    )
+    def test_as_pillow_transposes(
+        self, photo: Make, encode: Encode, kind: str, options: dict, orientation: int
+    ) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        exif[0x010F] = "A camera"
+        data = encode(photo(40, 24), kind, exif=exif.tobytes(), **options)
+        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+        assert expected.size == ((40, 24) if orientation < 5 else (24, 40))
+        assert np.array_equal(decode(data), np.asarray(expected))
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_cmyk_and_reduced(self, photo: Make, encode: Encode, orientation: int) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image = Image.fromarray(photo(40, 24))
+        data = encode(image.convert("CMYK"), "JPEG", exif=exif.tobytes())
+        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+        assert np.array_equal(decode(data), np.asarray(expected))
+        data = encode(image, "JPEG", exif=exif.tobytes())
+        half = decode_image(data, max_pixels=MAX, min_scale=0.5)
+        small = Image.fromarray(decode(data)).reduce(2)
+        assert half.shape == (small.height, small.width, 3)
+        assert np.abs(half.astype(int) - np.asarray(small)).mean() < 6
+
+    def test_big_endian_and_late_segment(self, photo: Make, encode: Encode) -> None:
+        data = encode(photo(40, 24), "JPEG")
+        tiff = b"MM\0*\0\0\0\x08" + b"\0\x01" + b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\0" * 4
+        segments = segment(0xED, b"Photoshop") + segment(0xE1, b"Exif\0\0" + tiff)
+        turned = data[:2] + segments + data[2:]
+        assert np.array_equal(decode(turned), np.rot90(decode(data), -1))
+
+    @pytest.mark.parametrize(
+        "tiff",
+        [
+            b"",
+            b"II*\0",
+            b"II*\0\xff\xff\xff\xff",
+            b"II*\0\x08\0\0\0\xff\xff",
+            b"XX*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0",
+            b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x09\0\0\0",  # 9
+            b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x01\0\0\0\x06\0\0\0",  # text
+        ],
+    )
+    @pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+    def test_damaged_exif_leaves_the_image(
+        self, photo: Make, encode: Encode, tiff: bytes, mode: str
+    ) -> None:
+        data = encode(Image.fromarray(photo(40, 24)).convert(mode), "JPEG")
+        with_exif = data[:2] + segment(0xE1, b"Exif\0\0" + tiff) + data[2:]
+        assert np.array_equal(decode(with_exif), decode(data))
+
+
+def segment(marker: int, payload: bytes) -> bytes:
+    """A JPEG marker segment."""
+    return bytes([0xFF, marker]) + struct.pack(">H", len(payload) + 2) + payload
+
+
+class TestDamage:
+    @pytest.mark.parametrize(
+        ("kind", "options"),
+        [
+            ("JPEG", {}),
+            ("JPEG", {"progressive": True}),
+            ("PNG", {}),
+            ("WebP", {}),
+            ("WebP", {"lossless": True}),
+            ("BMP", {}),
+        ],
+    )
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+    def test_truncated(
+        self, photo: Make, encode: Encode, kind: str, options: dict, mode: str
+    ) -> None:
+        if mode == "CMYK" and kind != "JPEG":
+            pytest.skip("only JPEG has CMYK")
+        data = encode(Image.fromarray(photo(100, 80)).convert(mode), kind, **options)
+        for keep in (20, 100, len(data) // 2, 9 * len(data) // 10, len(data) - 1):
+            with pytest.raises(ImageError):
+                decode(data[:keep])
+
+    @pytest.mark.parametrize("scale", [1.0, 0.5, 0.1])
+    def test_truncated_jpeg_at_any_scale(self, photo: Make, encode: Encode, scale: float) -> None:
+        data = encode(photo(100, 80), "JPEG")
+        for bad in (data[:-2], data[: len(data) // 2], data[: len(data) // 2] + b"\xff\xd9"):
+            with pytest.raises(ImageError, match=r"damaged JPEG: .*[Pp]remature end"):
+                decode_image(bad, max_pixels=MAX, min_scale=scale)
+
+    def test_interrupted_download(self, photo: Make, encode: Encode) -> None:
+        """The file has its full size and zeros from the middle on. (WebP and BMP cannot tell.)"""
+        for kind in ("JPEG", "PNG"):
+            data = encode(photo(100, 80), kind)
+            with pytest.raises(ImageError):
+                decode(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+
+    def test_harmless_oddities_are_read(self, photo: Make, encode: Encode) -> None:
+        data = encode(photo(100, 80), "JPEG")
+        expected = decode(data)
+        version = data.index(b"JFIF") + 5
+        for odd in (
+            data + b"trailing" * 50,
+            data[:-2] + b"\0" * 40 + data[-2:],
+            data[:version] + b"\x09" + data[version + 1 :],
+        ):
+            assert np.array_equal(decode(odd), expected)
+
+    def test_reason_is_one_line(self, photo: Make, encode: Encode) -> None:
+        data = encode(photo(100, 80), "PNG")
+        with pytest.raises(ImageError) as caught:
+            decode(data[:200])
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).startswith("damaged PNG: ")
+
+    @settings(
+        max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    @given(draw=st.data())
+    def test_damage_is_an_image_error_and_nothing_else(
+        self, photo: Make, encode: Encode, draw: st.DataObject
+    ) -> None:
+        kind = draw.draw(st.sampled_from(["JPEG", "PNG", "WebP", "BMP"]))
+        mode = draw.draw(st.sampled_from(["RGB", "L", "P", "RGBA", "CMYK"]))
+        mode = "RGB" if kind in ("JPEG", "BMP") and mode in ("P", "RGBA") else mode
+        mode = "RGB" if kind != "JPEG" and mode == "CMYK" else mode
+        data = bytearray(encode(Image.fromarray(photo(24, 20)).convert(mode), kind))
+        for _ in range(draw.draw(st.integers(1, 4))):
+            data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+        try:
+            image = decode_image(bytes(data), max_pixels=10**6)
+        except ImageError as error:
+            reason = str(error)
+        else:
+            reason = ""
+            assert image.shape[2] == 3
+            assert image.dtype == np.uint8
+        assert "\n" not in reason
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b""]), st.binary())
+    def test_garbage(self, head: bytes, tail: bytes) -> None:
+        with pytest.raises(ImageError):
+            decode(head + tail)
+
+
+BOMBS = """
+import resource, struct, sys, zlib
+from seresnext.data.decode import ImageError, decode_image
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+side = 14000
+packer = zlib.compressobj(9)
+row = bytes(1 + side // 8)
+packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+png = b"\\x89PNG\\r\\n\\x1a\\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed)
+png += chunk(b"IEND", b"")
+assert len(png) < 30_000
+size = struct.pack("<I", 16382)[:3] * 2
+vp8x = b"RIFF\\x40\\0\\0\\0WEBPVP8X\\x0a\\0\\0\\0\\0\\0\\0\\0" + size + bytes(40)
+bits = 0x3FFE | 0x3FFE << 14
+vp8l = b"RIFF\\x40\\0\\0\\0WEBPVP8L\\x20\\0\\0\\0\\x2f" + struct.pack("<I", bits) + bytes(40)
+vp8 = b"RIFF\\x40\\0\\0\\0WEBPVP8 \\x20\\0\\0\\0"
+vp8 += b"\\0\\0\\0\\x9d\\x01\\x2a\\xff\\x3f\\xff\\x3f" + bytes(40)
+bmp = b"BM" + struct.pack("<IHHI", 1000, 0, 0, 54)
+bmp += struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(1000)
+jpeg = open(sys.argv[1], "rb").read()
+sof = jpeg.index(b"\\xff\\xc0") + 5
+jpeg = jpeg[:sof] + struct.pack(">HH", 65500, 65500) + jpeg[sof + 4:]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for bomb in (png, vp8x, vp8l, vp8, bmp, jpeg):
+    try:
+        decode_image(bomb, max_pixels=100_000_000)
+    except ImageError as error:
+        print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, "MiB")
+"""
+
+
+def test_bombs_are_refused_from_their_header(tmp_path, photo: Make, encode: Encode) -> None:
+    (tmp_path / "a.jpg").write_bytes(encode(photo(32, 32), "JPEG"))
+    run = subprocess.run(
+        [sys.executable, "-c", BOMBS, tmp_path / "a.jpg"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *reasons, growth = run.stdout.splitlines()
+    sizes = ["14000 x 14000", *["16383 x 16383"] * 3, "14000 x 14000", "65500 x 65500"]
+    expected = [f"{s} pixels; at most 100000000 are read (data.max_pixels)" for s in sizes]
+    assert reasons == expected
+    assert int(growth.split()[0]) < 10
+    assert not run.stderr
+
+
+class TestReducedDecoding:
+    @pytest.mark.parametrize(
+        ("min_scale", "factor"),
+        [(1.0, 1), (0.51, 1), (0.5, 2), (0.3, 2), (0.25, 4), (0.13, 4), (0.125, 8), (0.01, 8)],
+    )
+    @pytest.mark.parametrize("size", [(500, 375), (101, 67), (8, 3), (1, 9)])
+    def test_never_below_the_scale_asked_for(
+        self, photo: Make, encode: Encode, size: tuple[int, int], min_scale: float, factor: int
+    ) -> None:
+        data = encode(photo(*size), "JPEG")
+        image = decode_image(data, max_pixels=MAX, min_scale=min_scale)
+        assert image.shape == (-(-size[1] // factor), -(-size[0] // factor), 3)
+
+    def test_is_the_mean_of_what_it_covers(self, photo: Make, encode: Encode) -> None:
+        data = encode(photo(512, 384), "JPEG", quality=95, subsampling="4:4:4")
+        for factor in (2, 4, 8):
+            image = decode_image(data, max_pixels=MAX, min_scale=1 / factor)
+            expected = np.asarray(Image.fromarray(decode(data)).reduce(factor))
+            assert np.abs(image.astype(int) - expected).mean() < 4
+
+    def test_other_formats_come_whole(self, photo: Make, encode: Encode) -> None:
+        for kind in ("PNG", "WebP", "BMP"):
+            data = encode(photo(64, 48), kind)
+            assert decode_image(data, max_pixels=MAX, min_scale=0.1).shape == (48, 64, 3)
