@@ -18,7 +18,7 @@ from .finished import CONFIG_FILE, WEIGHTS_FILE, check_tensors, load_model
 from .init import init_weights
 from .pth import read_pth
 from .spec import InputSpec, ModelSpec
-from .translate import Translated, from_entries
+from .translate import from_entries
 
 HEAD = ("fc.weight", "fc.bias")
 _STATE_FILE = "state.json"
@@ -44,6 +44,8 @@ class ForeignModel:
     """Class names and input, where they came with the weights."""
     momentum: dict[str, np.ndarray] = field(default_factory=dict)
     """SGD momentum by parameter, from a MindSpore training checkpoint; else empty."""
+    momentum_entries: list[str] = field(default_factory=list)
+    """Names under which the file holds it."""
     entries: int = 0
     """Entries in the file."""
     used: int = 0
@@ -119,10 +121,9 @@ def _load_folder(folder: Path) -> ForeignModel:
         folder = folder / "model"
     if _spec_in(folder / CONFIG_FILE, "seresnext"):
         spec, weights = load_model(folder)
-        return ForeignModel(
-            folder, "seresnext", spec.architecture, weights, spec,
-            entries=len(weights), used=len(weights),
-        )  # fmt: skip
+        count = len(weights)
+        arch = spec.architecture
+        return ForeignModel(folder, "seresnext", arch, weights, spec, entries=count, used=count)
     spec_of_checkpoint = _spec_in(folder / _STATE_FILE, "model")
     names = ["ema.safetensors"] if spec_of_checkpoint else []
     names += [WEIGHTS_FILE, "pytorch_model.bin"]
@@ -233,18 +234,23 @@ def _load_file(path: Path, spec: ModelSpec | None) -> ForeignModel:
                if pointer else "")
         )  # fmt: skip
     found = from_entries(entries, str(path))
+    foreign = ForeignModel(
+        path=path,
+        layout=found.layout,
+        architecture=found.architecture,
+        weights=found.weights,
+        spec=None,
+        momentum=found.momentum,
+        momentum_entries=found.momentum_entries,
+        entries=len(entries),
+        used=found.used,
+        dropped=found.dropped,
+        notes=[*notes, *found.notes],
+    )
     if spec is None:
-        return _as_foreign(path, found, len(entries), notes)
+        return foreign
     check_tensors(weight_shapes(spec.architecture), found.weights, f"the weights in {path}")
-    foreign = _as_foreign(path, found, len(entries), notes)
     return replace(foreign, layout="seresnext", architecture=spec.architecture, spec=spec)
-
-
-def _as_foreign(path: Path, found: Translated, entries: int, notes: list[str]) -> ForeignModel:
-    return ForeignModel(
-        path, found.layout, found.architecture, found.weights, None, found.momentum,
-        entries, found.used, found.dropped, [*notes, *found.notes],
-    )  # fmt: skip
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

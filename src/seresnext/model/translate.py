@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import UserError
 from .architecture import Architecture, is_buffer, weight_shapes
 from .infer import infer_architecture
-from .layouts import MOMENTUM_PREFIX, Layout, detect_layout, layout_names, listed
+from .layouts import MOMENTUM_PREFIX, Layout, detect_layout, has_biases, layout_names, listed
 
 _SCALARS = {
     "accumulation_step",
@@ -42,6 +42,8 @@ class Translated:
     """Canonical name -> float32, complete, in the network's order."""
     momentum: dict[str, np.ndarray]
     """SGD momentum by parameter, where the checkpoint holds it; else empty."""
+    momentum_entries: list[str]
+    """Names under which the checkpoint holds it."""
     used: int
     """Entries that became weights or momentum."""
     dropped: dict[str, list[str]]
@@ -62,18 +64,18 @@ def from_entries(entries: Mapping[str, np.ndarray], source: str) -> Translated:
             f"entry layer1.0.se.fc1.weight or its like; it begins with {listed(list(entries))}"
         )
     arch = infer_architecture(layout, {n: a.shape for n, a in entries.items()}, source)
-    names = layout_names(layout, arch)
+    names = layout_names(layout, arch, has_biases(entries))
     trained = {n: parts for n, parts in names.items() if not is_buffer(n)}
     weights, used, problems = _gather(arch, names, "", entries)
     momentum: dict[str, np.ndarray] = {}
+    moments: set[str] = set()
     if any(name.startswith(MOMENTUM_PREFIX) for name in entries):
-        momentum, used_moments, more = _gather(arch, trained, MOMENTUM_PREFIX, entries)
-        used |= used_moments
+        momentum, moments, more = _gather(arch, trained, MOMENTUM_PREFIX, entries)
         problems += more
     dropped: dict[str, list[str]] = {}
     known = {part for parts in names.values() for part in parts}
     for name in entries:
-        if name not in used:
+        if name not in used and name not in moments:
             reason = _drop_reason(name, known)
             if reason:
                 dropped.setdefault(reason, []).append(name)
@@ -84,7 +86,16 @@ def from_entries(entries: Mapping[str, np.ndarray], source: str) -> Translated:
             f"the entries of {source} ({layout} layout, read as {arch.name}) do not fit: "
             + listed(problems, "; ")
         )
-    return Translated(layout, arch, weights, momentum, len(used), dropped, notes)
+    return Translated(
+        layout=layout,
+        architecture=arch,
+        weights=weights,
+        momentum=momentum,
+        momentum_entries=sorted(moments),
+        used=len(used) + len(moments),
+        dropped=dropped,
+        notes=notes,
+    )
 
 
 def _strip_prefix(
