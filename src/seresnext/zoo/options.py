@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -199,7 +200,7 @@ def _typed(expected: Any, value: Any, name: str) -> Any:
         # YAML 1.1 reads 1e-4 as text: numbers may come as such, but True is none.
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
             number = float(value)
-            if expected is float or number == int(number):
+            if math.isfinite(number) and (expected is float or number == int(number)):
                 return expected(number)
     except (ValueError, OverflowError):
         pass
