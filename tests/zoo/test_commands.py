@@ -7,8 +7,11 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from seresnext.errors import UserError
+from seresnext.zoo import postprocess
 from zoo.conftest import LAYERS, TINY, Command
 
 LOG = r"""device_target CPU: float32; the original's float16 is for accelerators
