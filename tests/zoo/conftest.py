@@ -3,18 +3,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-TINY = ["--image_height", "32", "--image_width", "32", "--batch_size", "4"]
-LAYERS = ["--", "--model.layers", "1", "1", "1", "1"]
+from zoo.tiny import LAYERS, ROOT, TINY, Command
 
 
 @pytest.fixture(scope="session")

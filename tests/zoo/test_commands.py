@@ -12,7 +12,7 @@ import pytest
 
 from seresnext.errors import UserError
 from seresnext.zoo import postprocess
-from zoo.conftest import LAYERS, TINY, Command
+from zoo.tiny import LAYERS, TINY, Command
 
 LOG = r"""device_target CPU: float32; the original's float16 is for accelerators
 seresnext50_32x4d on torch cpu \(1 thread\), fp32; 24 images in 4 classes; 18 steps of 4 images .*
