@@ -14,8 +14,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -54,7 +55,7 @@ def rank_output(run: Path) -> Iterator[None]:
     if rank() == 0:
         yield
         return
-    with _rank_log(run).open("ab") as log:
+    with (rank_logs(run) / f"rank-{rank()}.log").open("ab") as log:
         sys.stdout.flush()
         sys.stderr.flush()
         terminal = os.dup(2)
@@ -74,19 +75,21 @@ def rank_output(run: Path) -> Iterator[None]:
         os.close(terminal)
 
 
-def _rank_log(run: Path) -> Path:
+def rank_logs(run: Path) -> Path:
+    """RUN/logs, made if need be."""
     logs = run / "logs"
     try:
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {logs}: {error.strerror}") from None
-    return logs / f"rank-{rank()}.log"
+    return logs
 
 
 def report(code: int | None = None) -> None:
     """Tell `launch`, where it started this process, that it runs, or that it ends with `code`."""
     folder = os.environ.get(_REPORTS)
-    if folder and os.path.isdir(folder):
+    # msrun's scheduler runs the same program and calls itself rank 0 too.
+    if folder and os.path.isdir(folder) and os.environ.get("MS_ROLE") != "MS_SCHED":
         text = str(os.getpid()) if code is None else f"{os.getpid()} {code}"
         Path(folder, str(rank())).write_text(text)
 
@@ -95,39 +98,80 @@ def report(code: int | None = None) -> None:
 
 
 def launch(config: Config, words: list[str], processes: int) -> int:
-    """Run `seresnext train WORDS` in `processes` processes; returns the exit code.
+    """Run `seresnext train WORDS` in `processes` processes; returns the exit code."""
+    logs = rank_logs(Path(config.run.out))
+    command = _COMMANDS[config.engine.name](processes, logs, ["seresnext", "train", *words])
+    return supervise(command, logs)
 
-    The first SIGTERM, SIGINT or SIGHUP is passed on once and the run saves itself; a second one
-    kills all processes.
+
+def supervise(
+    command: list[str],
+    logs: Path,
+    environment: Mapping[str, str] = os.environ,
+    msrun_log: Path | None = None,
+) -> int:
+    """Run a command that starts ranks, to its end; returns the exit code, the first rank's or 75.
+
+    Each rank tells by `report` that it runs and how it ended. The first SIGTERM, SIGINT or SIGHUP
+    is passed on once and the run saves itself; a second one kills all processes. torchrun passes
+    signals on to its ranks; msrun kills them, so with it they are told directly, and `msrun_log`,
+    the file where it puts the first rank's words, is shown as it grows.
     """
-    logs = _rank_log(Path(config.run.out)).parent
     with tempfile.TemporaryDirectory(prefix="seresnext-") as reports:
-        environment = {
-            **os.environ,
-            _REPORTS: reports,
-            # torchrun kills processes that take longer than this to save and leave.
-            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600",
-        }
         starter = subprocess.Popen(
-            _COMMANDS[config.engine.name](processes, logs, ["seresnext", "train", *words]),
-            env=environment,
+            command,
+            env={
+                **environment,
+                _REPORTS: reports,
+                # torchrun kills processes that take longer than this to save and leave.
+                "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120",
+            },
             start_new_session=True,  # Ctrl-C reaches this process only, and is passed on once
         )
-        signals = _PassOn(starter, Path(reports))
-        with signals:
+        signals = _PassOn(starter, Path(reports), msrun_log is not None)
+        with signals, _shown(msrun_log) if msrun_log else contextlib.nullcontext():
             starter.wait()
         codes = {number: code for number, (_, code) in _reports(Path(reports)).items()}
-    if signals.killed or (signals.asked and codes.get(0) is None):
+    # Of several machines, one has rank 0.
+    first = codes[min(codes)] if codes else None
+    if signals.killed or (signals.asked and first is None):
         return 128 + (signals.killed or signals.asked)
-    return _exit_code(starter.returncode, codes, logs)
+    return _exit_code(starter.returncode, first, INTERRUPTED_EXIT in codes.values(), logs)
+
+
+@contextlib.contextmanager
+def _shown(log: Path) -> Iterator[None]:
+    """While entered, what is written to `log` appears on stdout, and the rest of it at the end."""
+    ended = threading.Event()
+
+    def follow() -> None:
+        done, last = 0, False
+        while not last:
+            last = ended.wait(0.2)
+            if log.exists():
+                with log.open("rb") as file:
+                    file.seek(done)
+                    words = file.read()
+                done += len(words)
+                os.write(1, words)
+
+    thread = threading.Thread(target=follow, name="rank-words")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _torchrun(processes: int, logs: Path, words: list[str]) -> list[str]:
-    return [
-        *(sys.executable, "-m", "seresnext.launch", str(logs / "torchrun.log")),
-        *("torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"),
-        *words,
-    ]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return muted(logs / "torchrun.log", [*torchrun, "-m", *words])
+
+
+def muted(log: Path, words: list[str]) -> list[str]:
+    """The command `python -m WORDS` whose own words, not those of what it starts, go to `log`."""
+    return [sys.executable, "-m", "seresnext.launch", str(log), *words]
 
 
 _COMMANDS: dict[EngineName, Callable[[int, Path, list[str]], list[str]]] = {"torch": _torchrun}
@@ -136,8 +180,8 @@ _COMMANDS: dict[EngineName, Callable[[int, Path, list[str]], list[str]]] = {"tor
 class _PassOn:
     """While entered, signals to this process reach the ones it started."""
 
-    def __init__(self, starter: subprocess.Popen[bytes], reports: Path) -> None:
-        self.starter, self.reports = starter, reports
+    def __init__(self, starter: subprocess.Popen[bytes], reports: Path, msrun: bool) -> None:
+        self.starter, self.reports, self.msrun = starter, reports, msrun
         self.asked = self.killed = 0
         """The signal that asked all to end, the one that killed them; 0 for none yet."""
 
@@ -153,8 +197,10 @@ class _PassOn:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.asked:
             self.asked = number
-            with contextlib.suppress(ProcessLookupError):
-                self.starter.send_signal(signal.SIGTERM)
+            ranks = [process for process, code in _reports(self.reports).values() if code is None]
+            for process in ranks if self.msrun and ranks else [self.starter.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGTERM)
             return
         self.killed = number
         for process, code in _reports(self.reports).values():
@@ -175,15 +221,15 @@ def _reports(folder: Path) -> dict[int, tuple[int, int | None]]:
     return found
 
 
-def _exit_code(starter: int, codes: dict[int, int | None], logs: Path) -> int:
-    """The command's, from the starter's, which is 0 or nothing sayable, and the ranks'."""
+def _exit_code(starter: int, first: int | None, interrupted: bool, logs: Path) -> int:
+    """The command's, from the starter's, which is 0 or nothing sayable, and the first rank's."""
     if starter == 0:
         return 0
-    if INTERRUPTED_EXIT in codes.values():  # all agreed to stop before any did
+    if interrupted:  # all agreed to stop before any did
         return INTERRUPTED_EXIT
-    if codes.get(0) is None:  # it had no chance to say why
-        print(f"seresnext: error: rank 0 ended without a word; see {logs}", file=sys.stderr)
-    return codes.get(0) or 1
+    if first is None:  # it may not have said why
+        print(f"seresnext: error: a process ended early; see {logs}", file=sys.stderr)
+    return first or 1
 
 
 if __name__ == "__main__":  # python -m seresnext.launch LOG MODULE ARGUMENTS...

@@ -67,11 +67,11 @@ class Watch:
         self.story = ""
         self._lost = threading.Event()
         self._leaving = threading.Event()
-        self._waker, self._wake = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def __enter__(self) -> Watch:
         if self.world_size > 1:
+            self._waker, self._wake = socket.socketpair()
             self.peers = self._gather() if self.rank == 0 else {0: self._join()}
             self._thread.start()
         return self
@@ -117,12 +117,13 @@ class Watch:
             peers: dict[int, socket.socket] = {}
             while len(peers) < self.world_size - 1:
                 connection, _ = server.accept()
-                connection.settimeout(_MEETING)
-                number, key = _HELLO.unpack(connection.recv(_HELLO.size, socket.MSG_WAITALL))
-                if key == token:
-                    peers[number] = connection
-                else:
-                    connection.close()
+                connection.settimeout(_INTERVAL)
+                with contextlib.suppress(OSError, struct.error):
+                    number, key = _HELLO.unpack(connection.recv(_HELLO.size, socket.MSG_WAITALL))
+                    if key == token:
+                        peers[number] = connection
+                        continue
+                connection.close()
         return peers
 
     def _listen(self) -> socket.socket:
