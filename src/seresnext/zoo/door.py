@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import UserError
+from ..launch import report
 from ..training.interrupt import INTERRUPTED_EXIT, Interrupted
 
 
@@ -23,4 +24,5 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         code = INTERRUPTED_EXIT
     except KeyboardInterrupt:
         code = 130
+    report(code)
     sys.exit(code)

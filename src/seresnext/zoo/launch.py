@@ -2,29 +2,27 @@
 
     python -m seresnext.zoo.launch RANK_TABLE imagenet [--server_id IP] [--NAME VALUE]...
 
-Run it on every server of the table. Its exit code is 0 when every rank here ended well, 1 when
-one failed (the others are then ended), 75 after a signal that was passed on to the ranks.
+Run it on every server of the table. Its exit code is 0 when every rank here ended well, 75 when a
+signal was passed on and the run has saved itself, else that of the rank that failed; the others
+are then ended.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
+from ..config import EngineName
 from ..errors import UserError
-from ..training.interrupt import INTERRUPTED_EXIT
+from ..launch import muted, rank_logs, supervise
 from .door import run
 from .options import TrainOptions, parse
 from .rank_table import RankTable, read_rank_table
-from .settings import engine_config
+from .settings import train_config
 
 _PORTS = {"torch": 29500, "mindspore": 8118}
 """Where ranks of several servers meet: each framework's own default."""
@@ -74,35 +72,34 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def command(plan: LaunchPlan, engine: str, logs: Path) -> list[str]:
-    """The launcher's command line up to the arguments of training.
+def command(plan: LaunchPlan, engine: EngineName, logs: Path) -> list[str]:
+    """The launcher's command line up to the arguments of training; its own words go to a file.
 
-    The first rank here is heard directly, the others write to files under `logs`. (msrun: all do,
-    and the first one's file is shown.)
+    Raises UserError for servers of different size with msrun.
     """
     count = len(plan.device_ids)
     if engine == "torch":
-        # torchrun's own --tee puts a prefix before each line, which would no longer be the
-        # original's.
-        others = ",".join(f"{rank}:3" for rank in range(1, count)) or "0"
-        return [
-            *(sys.executable, "-m", "torch.distributed.run"),
-            *("--nnodes", str(plan.nodes), "--node-rank", str(plan.node_rank)),
-            *("--nproc-per-node", str(count)),
+        words = [
+            *("torch.distributed.run", "--nnodes", str(plan.nodes)),
+            *("--node-rank", str(plan.node_rank), "--nproc-per-node", str(count)),
             *("--master-addr", plan.master_address, "--master-port", str(plan.master_port)),
-            *("--log-dir", str(logs), "--redirects", others),
             *("-m", TRAINING),
         ]
-    # msrun numbers ranks by node rank times the local count; where servers differ in that, it
-    # must be left to number them itself.
-    place = ("--node_rank", str(plan.node_rank)) if plan.even else ()
-    return [
-        *(sys.executable, "-m", "mindspore.parallel.cluster.run"),
-        *("--worker_num", str(plan.world_size), "--local_worker_num", str(count), *place),
+        return muted(logs / "torchrun.log", words)
+    if not plan.even:
+        raise UserError(
+            "the servers of the rank table have different numbers of devices; msrun numbers its "
+            "ranks as if they had the same. Use as many on each, or --engine torch"
+        )
+    words = [
+        *("mindspore.parallel.cluster.run", "--worker_num", str(plan.world_size)),
+        *("--local_worker_num", str(count), "--node_rank", str(plan.node_rank)),
         *("--master_addr", plan.master_address, "--master_port", str(plan.master_port)),
-        *("--log_dir", str(logs), "--join", "True", "--tail_worker_log", str(plan.first_rank)),
+        # The first rank's file is shown by `supervise`: msrun's way of it loses the last lines.
+        *("--log_dir", str(logs), "--join", "True", "--tail_worker_log", "-2"),
         *("python", "-m", TRAINING),
     ]
+    return muted(logs / "msrun.log", words)
 
 
 def environment(plan: LaunchPlan, target: str, table: Path) -> dict[str, str]:
@@ -131,32 +128,32 @@ def main(argv: list[str]) -> int:
     own = argv[: argv.index("--")] if "--" in argv else argv
     given, training = parser.parse_known_args(own)
     training += argv[len(own) :]
-    options, _ = parse(TrainOptions, training, parser.prog)  # before anything is started
-    engine = engine_config(options).name
-
     table = read_rank_table(given.rank_table)
+    # Mistakes are found before anything is started.
+    options, flags = parse(TrainOptions, training, parser.prog)
+    config, _ = train_config(options, flags, len(table.devices))
+    engine = config.engine.name
+
     port = given.master_port or (_PORTS[engine] if len(table.servers) > 1 else 0)
     plan = launch_plan(table, table.this_server(given.server_id), port)
-    logs = new_folder(Path("train_parallel"))
+    logs = new_folder(rank_logs(Path(config.run.out)))
     count, last = len(plan.device_ids), plan.first_rank + len(plan.device_ids) - 1
+    words = [*command(plan, engine, logs), *training]
     print(
         f"starting {count} of {plan.world_size} ranks ({plan.first_rank} to {last}) with {engine}; "
-        f"files of the ranks: {logs}",
+        f"logs: {logs.parent}",
         flush=True,
     )
-    words = command(plan, engine, logs)
-    env = environment(plan, options.device_target, Path(given.rank_table))
-    code, interrupted = wait_for([*words, *training], env, engine == "mindspore")
-    if interrupted:
-        return INTERRUPTED_EXIT
-    if code:
-        raise UserError(f"a rank failed (exit code {code}); what the ranks said is in {logs}")
-    return 0
+    return supervise(
+        words,
+        logs.parent,
+        environment(plan, options.device_target, Path(given.rank_table)),
+        logs / f"worker_{plan.first_rank}.log" if engine == "mindspore" else None,
+    )
 
 
 def new_folder(parent: Path) -> Path:
     """The first of parent/1, parent/2, ... that is not there yet; earlier ones stay as they are."""
-    parent.mkdir(parents=True, exist_ok=True)
     number = 1 + max((int(p.name) for p in parent.iterdir() if p.name.isdigit()), default=0)
     while True:
         try:
@@ -164,41 +161,6 @@ def new_folder(parent: Path) -> Path:
             return parent / str(number)
         except FileExistsError:
             number += 1
-
-
-def wait_for(words: Sequence[str], env: dict[str, str], signal_workers: bool) -> tuple[int, bool]:
-    """Run a launcher to its end: (its exit code, whether a signal came and was passed on).
-
-    The launcher gets a session of its own, so that Ctrl-C reaches it through here alone. torchrun
-    passes SIGTERM on to its ranks and waits for them; msrun would kill them, so with
-    `signal_workers` they are told directly. A second signal kills them all.
-    """
-    signals = (signal.SIGTERM, signal.SIGINT)
-    count = 0
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        workers = session_leaders(process.pid) if signal_workers else []
-        if count > 1:
-            for leader in (*workers, process.pid):
-                os.killpg(leader, signal.SIGKILL)
-        for pid in workers or [process.pid]:
-            os.kill(pid, signal.SIGTERM)
-
-    process = subprocess.Popen(words, env=env, start_new_session=True)
-    earlier = {number: signal.signal(number, forward) for number in signals}
-    try:
-        return process.wait(), count > 0
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-
-def session_leaders(pid: int) -> list[int]:
-    """The children of a process that lead a session: msrun's workers, not its scheduler."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if os.getsid(int(child)) == int(child)]
 
 
 if __name__ == "__main__":

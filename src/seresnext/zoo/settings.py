@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,18 +10,23 @@ import tyro
 
 from ..config import Config, EngineConfig, validate
 from ..errors import UserError
+from ..launch import world_size
 from ..recipes import recipe
 from ..training.checkpoint import STATE, list_checkpoints
 from .options import Options, TrainOptions
 
 
-def train_config(options: TrainOptions, flags: list[str] | None = None) -> tuple[Config, list[str]]:
+def train_config(
+    options: TrainOptions, flags: list[str] | None = None, processes: int | None = None
+) -> tuple[Config, list[str]]:
     """(the configuration, what the user should know about it).
 
     `flags` are fields of `Config` as on the command line (`--model.layers 1 1 1 1`); they win.
-    Raises UserError naming what is wrong.
+    `processes` of the run are those of this one's world if not given. Raises UserError naming what
+    is wrong.
     """
     o = options
+    global_batch = _global_batch(o, processes or world_size())
     start = recipe(o.recipe)
     if o.pre_trained and not o.checkpoint_path:
         raise UserError("pre_trained is True: give --checkpoint_path, the weights to start from")
@@ -40,7 +44,7 @@ def train_config(options: TrainOptions, flags: list[str] | None = None) -> tuple
         )
     lr_per_256 = start.optim.lr_per_256
     if o.lr_init is not None:
-        lr_per_256 = o.lr_init * 256 / _global_batch(o)
+        lr_per_256 = o.lr_init * 256 / global_batch
     config = replace(
         start,
         data=replace(start.data, root=root, train=train, val=val),
@@ -59,7 +63,7 @@ def train_config(options: TrainOptions, flags: list[str] | None = None) -> tuple
             cosine_period=start.schedule.cosine_period
             if o.T_max is None
             else f"{o.T_max:g} epochs",
-            final_lr_ratio=_lowest_ratio(o, lr_per_256),
+            final_lr_ratio=_lowest_ratio(o.eta_min, lr_per_256 * global_batch / 256),
             milestones=tuple(f"{epoch:g} epochs" for epoch in o.lr_epochs),
             gamma=o.lr_gamma,
         ),
@@ -90,24 +94,23 @@ def _folders(options: Options) -> tuple[str, str, str]:
     return "", options.data_path, options.val_data_path
 
 
-def _global_batch(options: TrainOptions) -> int:
+def _global_batch(options: TrainOptions, processes: int) -> int:
     """Images per step, all devices: a run that is resumed keeps the one it began with."""
     for checkpoint in reversed(list_checkpoints(Path(options.out, "checkpoints"))):
         try:
             return int(json.loads((checkpoint / STATE).read_bytes())["global_batch"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # damaged; the loop will say so when it passes over it
-    return options.batch_size * world_size()
+    return options.batch_size * processes
 
 
-def _lowest_ratio(options: TrainOptions, lr_per_256: float) -> float:
-    """eta_min as a share of the peak."""
-    if options.eta_min == 0:
+def _lowest_ratio(eta_min: float, peak: float) -> float:
+    """eta_min as a share of the peak rate."""
+    if eta_min == 0:
         return 0.0
-    peak = lr_per_256 * _global_batch(options) / 256
-    if not 0 <= options.eta_min <= peak:
-        raise UserError(f"eta_min: expected 0 to the peak rate ({peak:g}), got {options.eta_min:g}")
-    return options.eta_min / peak
+    if not 0 < eta_min <= peak:
+        raise UserError(f"eta_min: expected 0 to the peak rate ({peak:g}), got {eta_min:g}")
+    return eta_min / peak
 
 
 def image_size(height: int, width: int) -> int:
@@ -115,11 +118,6 @@ def image_size(height: int, width: int) -> int:
     if height != width:
         raise UserError(f"images are square here: height is {height}, width {width}; give the same")
     return height
-
-
-def world_size() -> int:
-    """Processes of this run, as torchrun or msrun tell each of them."""
-    return int(os.environ.get("WORLD_SIZE") or os.environ.get("MS_WORKER_NUM") or "1")
 
 
 def engine_config(options: Options) -> EngineConfig:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import UserError
+from ..launch import rank_output, report
 from .checkpoints import refuse_foreign
 from .door import run
 from .log import ZooReporter
@@ -18,18 +19,20 @@ def main(argv: list[str]) -> int:
     """Train; the same command goes on where it stopped."""
     options, flags = parse(TrainOptions, argv, "train.py")
     config, notes = train_config(options, flags)
-    _check_classes(options, config)
     out = Path(config.run.out)
-    if options.save_ckpt:
-        refuse_foreign(out)
-    from ..train import train
+    report()
+    with rank_output(out):
+        _check_classes(options, config)
+        if options.save_ckpt:
+            refuse_foreign(out)
+        from ..train import train
 
-    reporter = ZooReporter(
-        ckpt_folder=out if options.save_ckpt else None, keep=config.run.keep_checkpoint_max
-    )
-    for note in notes:
-        reporter.message(note)
-    train(config, reporter)
+        reporter = ZooReporter(
+            ckpt_folder=out if options.save_ckpt else None, keep=config.run.keep_checkpoint_max
+        )
+        for note in notes:
+            reporter.message(note)
+        train(config, reporter)
     return 0
 
 
