@@ -198,7 +198,8 @@ class EngineConfig:
     compile: bool = False
     """torch: compile the step with `torch.compile`."""
     threads: int = 0
-    """Compute threads on the CPU; 0 means the framework's choice (1 with virtual shards)."""
+    """Compute threads on the CPU; 0 means the framework's choice, an equal share of the cores
+    where several processes share a machine, and 1 with virtual shards."""
     sync_bn: bool = False
     """Batch statistics over all ranks instead of per rank."""
     virtual_shards: int = 0

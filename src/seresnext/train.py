@@ -179,7 +179,12 @@ def resume(
     progress = Progress()
     if checkpoint:
         global_batch, remarks = check_resumable(
-            checkpoint.state, config, spec, source.fingerprint(), engine.world_size
+            checkpoint.state,
+            config,
+            spec,
+            source.fingerprint(),
+            engine.world_size,
+            engine.threads,
         )
         progress = Progress.from_dict(checkpoint.state["progress"])
         engine.load_state_dict(
@@ -304,7 +309,7 @@ def snapshot(
             plan.global_batch,
             engine.world_size,
             plan.steps_per_epoch,
-            {"name": engine.name, "scalars": state.scalars},
+            {"name": engine.name, "threads": engine.threads, "scalars": state.scalars},
         ),
         tensors={"model": state.model, "momentum": state.momentum, "ema": state.ema},
     )

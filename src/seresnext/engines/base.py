@@ -39,6 +39,8 @@ class Engine(Protocol):
     name: str
     device: str
     """What it runs on, for people: "cpu (2 threads)", "cuda:0 NVIDIA H100"."""
+    threads: int
+    """Compute threads of a process on the CPU, whose number decides the last bits; 0 elsewhere."""
     rank: int
     world_size: int
     spec: ModelSpec

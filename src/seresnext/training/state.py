@@ -78,7 +78,12 @@ _FREE_FIELDS = (
 
 
 def check_resumable(
-    state: dict[str, Any], config: Config, spec: ModelSpec, fingerprint: str, world_size: int
+    state: dict[str, Any],
+    config: Config,
+    spec: ModelSpec,
+    fingerprint: str,
+    world_size: int,
+    threads: int,
 ) -> tuple[int, list[str]]:
     """May this run go on from a checkpoint with `state`?
 
@@ -89,6 +94,7 @@ def check_resumable(
         saved_spec = ModelSpec.from_dict(state["model"])
         saved_config, saved_print = dict(state["config"]), state["data_fingerprint"]
         saved_batch, saved_world = int(state["global_batch"]), int(state["world_size"])
+        saved_threads = int(state["engine"]["threads"])
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f"the checkpoint's state.json lacks or garbles {error}") from None
     _check_spec(saved_spec, spec)
@@ -122,6 +128,11 @@ def check_resumable(
             f"processes: {saved_world} before, {world_size} now; the order of the samples is the "
             "same, the arithmetic may differ in rounding"
             + (" (not with virtual shards)" if config.engine.virtual_shards else "")
+        )
+    if saved_threads != threads:
+        remarks.append(
+            f"compute threads per process: {saved_threads} before, {threads} now; the result may "
+            "differ in the last bits"
         )
     remarks += [
         f"{name} changed since the checkpoint: {saved[name]!r} -> {now[name]!r}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -70,9 +72,11 @@ def describe(device: torch.device) -> str:
     return f"{device} {name}"
 
 
-def prepare(device: torch.device, config: EngineConfig) -> None:
+def prepare(device: torch.device, config: EngineConfig, local_world: int) -> None:
     """Process-wide settings of PyTorch that the configuration implies."""
     threads = config.threads or (1 if config.virtual_shards else 0)
+    if not threads and local_world > 1:  # torchrun asks for 1, whatever the machine has
+        threads = max(_usable_cores() // local_world, 1)
     if threads:
         torch.set_num_threads(threads)
     if device.type in ("cuda", "npu"):
@@ -82,6 +86,12 @@ def prepare(device: torch.device, config: EngineConfig) -> None:
         torch.backends.cudnn.benchmark = True
         # fp32 means fp32: TensorFloat-32 keeps 10 bits of the mantissa. For speed there is bf16.
         torch.backends.cudnn.allow_tf32 = False
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def as_tensor(array: np.ndarray) -> Tensor:

@@ -47,7 +47,8 @@ class TorchEngine:
         self._world = World.from_environment()
         self.rank, self.world_size = self._world.rank, self._world.size
         self._device = resolve_device(engine.device, self._world.local_rank, self._world.local_size)
-        prepare(self._device, engine)
+        prepare(self._device, engine, self._world.local_size)
+        self.threads = torch.get_num_threads() if self._device.type == "cpu" else 0
         self._world.join(self._device)
         self.device = describe(self._device)
         self._autocast = _AUTOCAST[engine.precision]
