@@ -34,13 +34,13 @@ def read_pth(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         ) from None
 
     size = path.stat().st_size
-    zipped = zipfile.is_zipfile(path)
-    if zipped:
+    if zipfile.is_zipfile(path):
         _refuse_compressed(path, size)
     try:
-        # timm and many scripts save their arguments beside the weights: a plain record.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        # timm and many scripts save their arguments beside the weights: a plain record. An open
+        # file, for by a path's suffix torch would choose another reader.
+        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
         state, notes = _unwrap(content, path)
         return _to_numpy(state, path, size), notes
     except UserError:

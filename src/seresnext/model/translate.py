@@ -68,14 +68,18 @@ def from_entries(entries: Mapping[str, np.ndarray], source: str) -> Translated:
     trained = {n: parts for n, parts in names.items() if not is_buffer(n)}
     weights, used, problems = _gather(arch, names, "", entries)
     momentum: dict[str, np.ndarray] = {}
-    moments: set[str] = set()
-    if any(name.startswith(MOMENTUM_PREFIX) for name in entries):
-        momentum, moments, more = _gather(arch, trained, MOMENTUM_PREFIX, entries)
-        problems += more
     dropped: dict[str, list[str]] = {}
+    moments = {MOMENTUM_PREFIX + part for parts in trained.values() for part in parts}
+    if moments <= entries.keys():
+        momentum, _, more = _gather(arch, trained, MOMENTUM_PREFIX, entries)
+        problems += more
+        used |= moments
+    elif moments & entries.keys():  # layers were frozen
+        dropped["momentum of some parameters only"] = sorted(moments & entries.keys())
+        used |= moments & entries.keys()
     known = {part for parts in names.values() for part in parts}
     for name in entries:
-        if name not in used and name not in moments:
+        if name not in used:
             reason = _drop_reason(name, known)
             if reason:
                 dropped.setdefault(reason, []).append(name)
@@ -91,8 +95,8 @@ def from_entries(entries: Mapping[str, np.ndarray], source: str) -> Translated:
         architecture=arch,
         weights=weights,
         momentum=momentum,
-        momentum_entries=sorted(moments),
-        used=len(used) + len(moments),
+        momentum_entries=sorted(moments) if momentum else [],
+        used=len(entries) - sum(map(len, dropped.values())),
         dropped=dropped,
         notes=notes,
     )
