@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +20,17 @@ import pytest
 from engines.networks import tiny_spec
 from engines.torch_rank import SCENARIOS, Outcome, run
 from seresnext.engines.base import EngineState
+from seresnext.engines.torch.distributed import World
+from seresnext.engines.torch.trainer import shards_per_rank
+from seresnext.errors import UserError
 from seresnext.model.init import init_weights
 
 TESTS = Path(__file__).parent.parent
 
 
-def start(world: int, command: list[str], **variables: str) -> list[subprocess.Popen]:
-    """One process per rank, told of the others as torchrun does it; no thread variables."""
+@contextmanager
+def started(world: int, code: str) -> Iterator[list[subprocess.Popen]]:
+    """One Python process per rank, told of the others as torchrun does it; no thread variables."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -34,44 +42,40 @@ def start(world: int, command: list[str], **variables: str) -> list[subprocess.P
         "MASTER_PORT": port,
         "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(world),
-        **variables,
     }
-    return [
+    ranks = [
         subprocess.Popen(
-            [sys.executable, *command],
+            [sys.executable, "-c", f"from engines.torch_rank import *; {code}"],
             env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(world)
     ]
+    try:
+        yield ranks
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
 
 
 def run_world(world: int, names: list[str], folder: Path) -> list[dict[str, Any]]:
-    code = f"from engines.torch_rank import *; main(Path({str(folder)!r}), {names!r})"
-    ranks = start(world, ["-c", code])
-    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert not any(rank.returncode for rank in ranks), "\n".join(errors)
+    with started(world, f"main(Path({str(folder)!r}), {names!r})") as ranks:
+        errors = [rank.communicate(timeout=300)[1] for rank in ranks]
+        assert not any(rank.returncode for rank in ranks), "\n".join(errors)
     return [pickle.loads((folder / f"{r}.pickle").read_bytes()) for r in range(world)]
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    names = [
-        "plain",
-        "accumulate",
-        "sync_bn",
-        "poison",
-        "shards4",
-        "shards4_fp16",
-        "shards4_poison",
-    ]
+    names = ["plain", "accumulate", "sync_bn", "poison", "shards4", "shards4_poison"]
     return run_world(2, names, tmp_path_factory.mktemp("two"))
 
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    names = ["shards4", "shards4_fp16", "shards4_poison"]
+    names = ["shards4", "shards4_poison"]
     return run_world(4, names, tmp_path_factory.mktemp("four"))
 
 
@@ -94,15 +98,17 @@ def assert_close(a: Outcome, b: Outcome, parts: tuple[str, ...], tolerance: floa
             assert error <= tolerance * (1 + np.linalg.norm(value)), (part, name, error)
 
 
-@pytest.mark.parametrize("name", ["shards4", "shards4_fp16", "shards4_poison"])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_virtual_shards_give_the_same_bits_in_every_world(
-    name: str, two: list[dict[str, Any]], four: list[dict[str, Any]]
+    world: int, request: pytest.FixtureRequest
 ) -> None:
-    one = run(SCENARIOS[name])
-    for outcome in (r[name] for r in two + four):
-        assert_same_bits(outcome.state, one.state)
-        np.testing.assert_equal(outcome.losses, one.losses)  # NaN equals NaN here
-        assert outcome.logits.tobytes() == one.logits.tobytes()
+    ranks = request.getfixturevalue({2: "two", 4: "four"}[world])
+    for name in ("shards4", "shards4_poison"):
+        one = run(SCENARIOS[name])
+        for outcome in (rank[name] for rank in ranks):
+            assert_same_bits(outcome.state, one.state)
+            np.testing.assert_equal(outcome.losses, one.losses)  # NaN equals NaN here
+            assert outcome.logits.tobytes() == one.logits.tobytes()
 
 
 def test_the_comparison_of_bits_notices_one() -> None:
@@ -150,9 +156,47 @@ def test_rank_0_gives_the_weights(two: list[dict[str, Any]]) -> None:
         assert_same_bits(rank["weights"], expected)
 
 
-def test_all_sum_adds_in_rank_order(two: list[dict[str, Any]], four: list[dict[str, Any]]) -> None:
-    for rank in two:
-        assert rank["sum"].tolist() == [1e16 + 1.0, 0.1 + 0.1, (2**54 + 1) % 1000]
-    for rank in four:
-        expected = [1e16 + 1.0 - 1e16 + 1.0, 0.1 + 0.1 + 0.1 + 0.1, (2**55 + 6) % 1000]
+@pytest.mark.parametrize(
+    ("world", "expected"),
+    [
+        (2, [1e16 + 1.0, 0.1 + 0.1, (2**54 + 1) % 1000]),
+        pytest.param(
+            4,
+            [1e16 + 1.0 - 1e16 + 1.0, 0.1 + 0.1 + 0.1 + 0.1, (2**55 + 6) % 1000],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_all_sum_adds_in_rank_order(
+    world: int, expected: list[float], request: pytest.FixtureRequest
+) -> None:
+    for rank in request.getfixturevalue({2: "two", 4: "four"}[world]):
         assert rank["sum"].tolist() == expected
+
+
+def test_shards_that_cannot_be_dealt_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shards_per_rank(4, 2) == 2
+    with pytest.raises(UserError, match=r"4 shards cannot be dealt to 3 processes"):
+        shards_per_rank(4, 3)
+
+
+def test_a_world_without_its_variables_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"WORLD_SIZE is 2, but RANK, LOCAL_RANK.*torchrun"):
+        World.from_environment()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert World.from_environment() == World(rank=0, size=1)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_other_at_once(tmp_path: Path) -> None:
+    with started(2, f"train_for_ever(Path({str(tmp_path)!r}))") as ranks:
+        while not all((tmp_path / f"{r}.started").exists() for r in range(2)):
+            assert all(rank.poll() is None for rank in ranks)
+            time.sleep(0.2)
+        ranks[0].send_signal(signal.SIGKILL)
+        _, errors = ranks[1].communicate(timeout=30)
+        assert ranks[1].returncode > 0
+    assert "onnection" in errors  # gloo names the lost connection

@@ -14,10 +14,10 @@ from torch import Tensor
 from ...errors import UserError
 
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
-_TIMEOUT_VARIABLE = "SERESNEXT_RANK_TIMEOUT"
-_TIMEOUT = 25.0
-"""Seconds a rank waits for another. A killed rank is noticed at once, a stopped one only by this:
-below 30 s, so that the rest of the run ends within that; above any pause of a healthy rank."""
+_TIMEOUT = timedelta(minutes=10)
+"""Longest wait in a collective, which is also the longest that one healthy rank may be busy alone
+(compiling, writing to a slow disk). A connection that breaks is noticed at once; a rank that is
+silent, by the training loop long before this."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,12 @@ class World:
         )
 
     def join(self, device: torch.device) -> None:
-        """Meet the other processes. Collectives fail after the time-out of this module."""
+        """Meet the other processes."""
         if self.size == 1 or dist.is_initialized():
             return
         if device.type not in _BACKENDS:
             raise UserError(f"several processes cannot train on {device.type}; use cpu")
-        timeout = timedelta(seconds=float(os.environ.get(_TIMEOUT_VARIABLE, _TIMEOUT)))
-        dist.init_process_group(_BACKENDS[device.type], timeout=timeout)
+        dist.init_process_group(_BACKENDS[device.type], timeout=_TIMEOUT)
 
     def leave(self) -> None:
         """Take leave of the others."""

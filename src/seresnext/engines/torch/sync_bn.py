@@ -30,6 +30,10 @@ def _synchronised(bn: nn.BatchNorm2d, device: torch.device) -> nn.Module:
 class CpuSyncBatchNorm(nn.BatchNorm2d):
     """BN over the batches of all ranks, which must be of equal size."""
 
+    running_mean: Tensor
+    running_var: Tensor
+    momentum: float
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape and type; statistics in float32."""
         if not self.training:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,7 +53,7 @@ class Trainer:
         self.shards: Shards | None = None
         self.parts = optim.accumulate
         if engine.virtual_shards:
-            self.parts = _shards_per_rank(engine.virtual_shards, world.size)
+            self.parts = shards_per_rank(engine.virtual_shards, world.size)
             self.shards = Shards(loss.network, weights, statistics, world)
         elif world.size > 1:
             device = weights.device
@@ -107,15 +106,15 @@ class Trainer:
         return nullcontext() if self.world.size == 1 else self.loss.no_sync()
 
     def _pieces(self, batch: Batch):  # type: ignore[no-untyped-def]
-        """The batch on the device, piece by piece, each with noise of its own in the world."""
-        batch = replace(batch, seed=batch.seed + self.world.rank * self.parts)
+        """The batch on the device, piece by piece, each with noise of its own."""
         for piece in batch.split(self.parts):
             noise = draw_noise(self.arch, len(piece), piece.seed)
             fields = {name: getattr(piece, name) for name in _PIXELS_AND_LABELS}
             yield self.upload({**fields, **noise})
 
 
-def _shards_per_rank(shards: int, world: int) -> int:
+def shards_per_rank(shards: int, world: int) -> int:
+    """How many virtual shards one rank computes; UserError if they cannot be dealt evenly."""
     if shards % world:
         raise UserError(
             f"engine.virtual_shards: {shards} shards cannot be dealt to {world} processes; "
