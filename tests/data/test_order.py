@@ -57,7 +57,7 @@ class TestGolden:
 
 
 class TestOrder:
-    @settings(deadline=None)
+    @settings(max_examples=20, deadline=None)
     @given(
         n=st.integers(1, 60),
         seed=st.integers(0, 2**40),
@@ -75,7 +75,7 @@ class TestOrder:
             assert sorted(i for _, i in part) == list(range(n))
         assert order.steps_per_epoch == n / batch
 
-    @settings(deadline=None)
+    @settings(max_examples=20, deadline=None)
     @given(n=st.integers(1, 60), seed=st.integers(0, 9), batch=st.integers(1, 60))
     def test_drop_last(self, n: int, seed: int, batch: int) -> None:
         if batch > n:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -42,6 +43,7 @@ class BadImages:
         self._lock = threading.Lock()
         self._names: dict[str, None] = {}
         self._read = 0
+        self._whole = True
         self._read_file()
 
     @property
@@ -64,7 +66,7 @@ class BadImages:
                 line = json.dumps({"file": name, "index": index, "reason": reason}) + "\n"
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with self._path.open("ab", buffering=0) as file:
-                    file.write(line.encode())
+                    file.write(line.encode() if self._whole else b"\n" + line.encode())
             self._names[name] = None
 
     def _read_file(self) -> None:
@@ -74,7 +76,8 @@ class BadImages:
         with self._path.open("rb") as file:
             file.seek(self._read)
             for line in file:
-                if line.endswith(b"\n"):  # not one cut short by a crash
+                self._whole = line.endswith(b"\n")
+                with contextlib.suppress(ValueError):  # a line cut short by a crash
                     self._names[json.loads(line)["file"]] = None
             self._read = file.tell()
 

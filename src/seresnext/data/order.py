@@ -26,7 +26,8 @@ class SampleOrder:
     """Which image is at position p of the stream; step k takes positions kG to (k + 1)G.
 
     Each epoch is another permutation of the `n` images, found by Grain's shuffle (a cipher on the
-    index) without holding it. Without `drop_last` epochs follow each other without a gap. With it
+    index) without holding it: 10 us an image, more below a thousand images (0.3 ms at 100, for it
+    walks a cycle of 65,536). Without `drop_last` epochs follow each other without a gap. With it
     an epoch is the first `G * (n // G)` of its permutation.
     """
 

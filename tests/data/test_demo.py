@@ -1,0 +1,87 @@
+"""The digits as an image folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seresnext.data.demo import IMAGES, write_digits
+from seresnext.data.source import image_folder, split_folders
+from seresnext.errors import UserError
+
+
+def test_is_scikit_learns_set(tmp_path: Path) -> None:
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    out = tmp_path / "data" / "digits"
+    write_digits(out)
+    train, val = split_folders(str(out))
+    assert val is not None
+    sources = [image_folder(train), image_folder(val)]
+    assert [len(s) for s in sources] == [1442, 355]
+    seen = set()
+    for source in sources:
+        assert source.class_names == tuple("0123456789")
+        for i in range(len(source)):
+            name, label = source.name(i), int(source.labels[i])
+            number = int(Path(name).stem.removeprefix("digit-"))
+            image = np.asarray(Image.open(source.root / name))
+            assert np.array_equal(image, np.rint(digits.images[number] * 255 / 16))
+            assert digits.target[number] == label
+            seen.add(number)
+    assert seen == set(range(IMAGES))
+    shares = np.bincount(sources[1].labels) / np.bincount(digits.target)
+    assert shares.min() > 0.19
+    assert shares.max() <= 0.2
+    assert [p.name for p in out.parent.iterdir()] == ["digits"]
+
+
+def test_same_each_time_and_nothing_the_second(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    write_digits(tmp_path / "a")
+    write_digits(tmp_path / "b")
+    prints = [image_folder(tmp_path / x / "train").fingerprint() for x in "ab"]
+    assert prints[0] == prints[1]
+    before = (tmp_path / "a").stat()
+    write_digits(tmp_path / "a")
+    assert (tmp_path / "a").stat() == before
+
+
+def test_other_content_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for out in ("mine", "file"):
+        with pytest.raises(UserError, match="is not the complete digits"):
+            write_digits(tmp_path / out)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "x"
+
+
+def test_interrupted_writing_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    saves = iter(range(500))
+    save = Image.Image.save
+
+    def full_disk(self: Image.Image, *args: object, **options: object) -> None:
+        if next(saves, None) is None:
+            raise OSError(28, "No space left on device")
+        save(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            write_digits(tmp_path / "digits")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "digits").mkdir()  # an empty folder is no obstacle
+    write_digits(tmp_path / "digits")
+
+
+def test_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UserError, match=r"pip install 'seresnext\[demo\]'"):
+        write_digits(tmp_path / "digits")
