@@ -76,7 +76,7 @@ class DataConfig:
     allow_empty_classes: bool = False
     """Accept class folders without a single image."""
     follow_links: bool = False
-    """Follow links to folders; links out of the data folder and loops are refused all the same."""
+    """Follow links to files and folders, also out of the data folder; a loop is refused."""
     max_pixels: int = 100_000_000
     """Larger images are refused from their header."""
     drop_last: bool = False
