@@ -84,6 +84,7 @@ def test_engines_import_their_framework_only(folder: str, framework: set[str]) -
 
 def test_runtimes_import_their_framework_only() -> None:
     own_framework = {
+        "nncf": {"nncf"},
         "onnx": {"onnx", "onnxruntime", "nncf"},
         "openvino": {"openvino", "nncf"},
         "mindir": {"mindspore"},

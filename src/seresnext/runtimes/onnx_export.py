@@ -112,13 +112,37 @@ def build_onnx(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> onnx.Mo
 
 
 def finish_onnx(model: onnx.ModelProto, artifact: Artifact, path: Path) -> None:
-    """Put preprocessing and metadata in, check the model, write it."""
+    """Write a copy with preprocessing and metadata in it, checked."""
+    finished = onnx.ModelProto()
+    finished.CopyFrom(model)
+    model = finished
+    if artifact.precision == "int8":
+        _use_unsigned_activations(model.graph)
     if artifact.with_preprocessing:
         _add_preprocessing(model.graph, artifact.spec.input)
     model.producer_name, model.producer_version = "seresnext", artifact.version
     helper.set_model_props(model, {METADATA_KEY: artifact.to_json()})
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def _use_unsigned_activations(graph: onnx.GraphProto) -> None:
+    """Turn int8 activations into uint8 ones of the same values.
+
+    NNCF makes activations that can be negative signed and others unsigned; ONNX Runtime has no
+    kernel from one to the other and leaves such a convolution in float (half of them here).
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    changed = set()
+    for node in graph.node:
+        activation = node.input[0] not in constants
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and activation:
+            zero = constants[node.input[2]]
+            if zero.data_type == TensorProto.INT8 and zero.name not in changed:
+                shifted = numpy_helper.to_array(zero).astype(np.int32) + 128
+                zero.CopyFrom(numpy_helper.from_array(shifted.astype(np.uint8), zero.name))
+                changed.add(zero.name)
+    del graph.value_info[:]  # types that no longer hold; nothing needs them
 
 
 def _add_preprocessing(graph: onnx.GraphProto, spec: InputSpec) -> None:

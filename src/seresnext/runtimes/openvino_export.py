@@ -85,7 +85,8 @@ def build_openvino(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> ov.
 
 
 def finish_openvino(model: ov.Model, artifact: Artifact, path: Path) -> None:
-    """Put preprocessing and metadata in; write `path` (.xml) and the .bin beside it."""
+    """Write a copy with preprocessing and metadata in it: `path` (.xml), the .bin beside it."""
+    model = model.clone()
     if artifact.with_preprocessing:
         model = _add_preprocessing(model, artifact.spec.input)
     half = artifact.precision == "fp16"
