@@ -104,9 +104,9 @@ def command(plan: LaunchPlan, engine: EngineName, logs: Path) -> list[str]:
 
 def environment(plan: LaunchPlan, target: str, table: Path) -> dict[str, str]:
     """The ranks' environment: which devices they see, and the table for Ascend's HCCL."""
-    # msrun starts whatever `python` comes first.
+    # msrun starts whatever `python` comes first; MindSpore warns of every connection it makes.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    changes = {"PATH": path}
+    changes = {"PATH": path, "GLOG_v": os.environ.get("GLOG_v", "3")}
     if target in _VISIBLE:
         changes[_VISIBLE[target]] = ",".join(map(str, plan.device_ids))
     if target == "Ascend":
