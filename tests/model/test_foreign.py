@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
@@ -220,6 +222,30 @@ def test_without_torch_the_error_names_the_extra(
         load_weights(tmp_path / "a.pth")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[bytes]]:
+    """(a place to write to, a small file of each kind)."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    arrays = {"layer1.0.se.fc1.weight": np.ones((2, 2), np.float32), "b": np.arange(3)}
+    state = {n: torch.from_numpy(a) for n, a in arrays.items()}
+    torch.save({"state_dict": state}, folder / "a")
+    torch.save(state, folder / "b", _use_new_zipfile_serialization=False)
+    save_file(arrays, folder / "c", {"seresnext": "{}"})
+    return folder / "damaged", [(folder / name).read_bytes() for name in "abc"]
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_damaged_files_are_refused(whole: tuple[Path, list[bytes]], data: st.DataObject) -> None:
+    path, contents = whole
+    damaged = bytearray(data.draw(st.sampled_from(contents)))
+    for _ in range(data.draw(st.integers(0, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    with pytest.raises(UserError):  # nothing else, and no network is in any of them
+        load_weights(path)
+
+
 # folders ---------------------------------------------------------------------------------------
 
 
@@ -285,6 +311,11 @@ def test_timms_other_networks_are_told_by_name(name: str | None, tmp_path: Path)
         ("config.json", "{", "config.json is not valid JSON"),
         ("config.json", "[" * 100_000, "config.json is not valid JSON"),
         ("config.json", '{"seresnext": {"architecture": 5}}', "does not describe a model"),
+        (
+            "config.json",
+            '{"seresnext": {"input": {}, "architecture": {"layers": [1, 1, 1, 4000000000]}}}',
+            "expected four counts of 1 to 999",
+        ),
         (
             "config.json",
             '{"architecture": "seresnext50_32x4d", "pretrained_cfg": {"mean": 5}}',

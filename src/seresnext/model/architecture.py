@@ -68,8 +68,9 @@ class Architecture:
     """Start each block as the identity: weight of its last BN is 0 (arXiv:1706.02677)."""
 
     def __post_init__(self) -> None:
-        if len(self.layers) != len(STAGE_CHANNELS) or min(self.layers) < 1:
-            raise UserError(f"model.layers: expected four counts of at least 1, got {self.layers}")
+        # The upper bound keeps a description from a foreign file from filling the memory.
+        if len(self.layers) != len(STAGE_CHANNELS) or not all(1 <= n <= 999 for n in self.layers):
+            raise UserError(f"model.layers: expected four counts of 1 to 999, got {self.layers}")
         for field in ("num_classes", "cardinality", "base_width", "se_reduction"):
             if getattr(self, field) < 1:
                 raise UserError(f"model.{field}: expected 1 or more, got {getattr(self, field)}")

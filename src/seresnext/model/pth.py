@@ -34,12 +34,13 @@ def read_pth(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         ) from None
 
     size = path.stat().st_size
-    if zipfile.is_zipfile(path):
-        _refuse_compressed(path, size)
     try:
         # timm and many scripts save their arguments beside the weights: a plain record. An open
         # file, for by a path's suffix torch would choose another reader.
         with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                _refuse_compressed(path, size)
+            file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
         state, notes = _unwrap(content, path)
         return _to_numpy(state, path, size), notes
@@ -79,11 +80,8 @@ def _to_numpy(state: dict[Any, Any], path: Path, size: int) -> dict[str, np.ndar
 
 def _refuse_compressed(path: Path, size: int) -> None:
     """torch stores its tensors as they are; a member that is larger than the file is a bomb."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise UserError(f"{path} is a damaged PyTorch file: {error}") from None
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
     if sum(m.file_size for m in members) > size or any(m.compress_type for m in members):
         raise UserError(f"{path} is compressed, which PyTorch's own files are not; refused")
 
