@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 
 from seresnext.errors import UserError
+from seresnext.model.architecture import architecture, is_buffer
+from seresnext.model.ckpt import write_ckpt
+from seresnext.model.foreign import load_weights
+from seresnext.model.init import init_weights
+from seresnext.model.layouts import to_entries
 from seresnext.zoo import postprocess
 from zoo.tiny import LAYERS, TINY, Command
 
@@ -138,6 +143,45 @@ def test_eval_of_a_run_and_of_a_damaged_file(
     assert "model run/checkpoints/step-00000012" not in names
     assert "model run/checkpoints/step-00000012: checkpoint file " in done.stderr
     assert "is damaged" in done.stderr
+
+
+def original_ckpt(path: Path, classes: int) -> dict[str, np.ndarray]:
+    """A training checkpoint as the original wrote it: no biases in its way, momentum beside."""
+    arch = architecture(
+        "seresnext50_32x4d", num_classes=classes, layers=(1, 1, 1, 1), max_pool="same"
+    )
+    weights = init_weights(arch, 1)
+    for name in weights:
+        if name.endswith(("se.fc2.bias", "fc.bias")):
+            weights[name] = np.zeros_like(weights[name])
+    momentum = {name: array for name, array in weights.items() if not is_buffer(name)}
+    write_ckpt(path, to_entries("original", arch, weights, momentum))
+    return weights
+
+
+def test_checkpoints_of_the_original(tmp_path: Path, digits: Path, command: Command) -> None:
+    """Evaluated, and trained on; one with another number of classes is refused."""
+    weights = original_ckpt(tmp_path / "ours.ckpt", 4)
+    original_ckpt(tmp_path / "theirs.ckpt", 1000)
+    done = command(
+        *("eval.py", "--checkpoint_path", ".", "--device_target", "CPU", "--val_data_path"),
+        *(digits / "val", "--image_height", "32", "--image_width", "32"),
+        cwd=tmp_path,
+        code=1,
+    )
+    assert accuracy(done.stdout.rstrip("\n"), "./ours.ckpt") >= 0
+    assert done.stderr.startswith("model theirs.ckpt: it has 1000 classes, ")
+    done = command(
+        *("train.py", "--pre_trained", "True", "--checkpoint_path", "ours.ckpt", "--lr_init", "0"),
+        *("--device_target", "CPU", "--data_path", digits / "train", "--epoch_size", "1"),
+        *(*TINY, *LAYERS),
+        cwd=tmp_path,
+    )
+    assert "starting from ours.ckpt (original layout, seresnext50_32x4d)" in done.stdout
+    written = load_weights(tmp_path / "ckpt_0" / "train_senet_imagenet-1_6.ckpt").weights
+    for name, array in weights.items():
+        if not is_buffer(name):
+            np.testing.assert_array_equal(written[name], array)
 
 
 def test_standalone_train_script(tmp_path: Path, digits: Path, command: Command) -> None:

@@ -106,12 +106,12 @@ def environment(plan: LaunchPlan, target: str, table: Path) -> dict[str, str]:
     """The ranks' environment: which devices they see, and the table for Ascend's HCCL."""
     # msrun starts whatever `python` comes first; MindSpore warns of every connection it makes.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    changes = {"PATH": path, "GLOG_v": os.environ.get("GLOG_v", "3")}
+    changes = {"PATH": path}
     if target in _VISIBLE:
         changes[_VISIBLE[target]] = ",".join(map(str, plan.device_ids))
     if target == "Ascend":
         changes["RANK_TABLE_FILE"] = str(table.resolve())
-    return {**os.environ, **changes}
+    return {"GLOG_v": "3", **os.environ, **changes}
 
 
 def main(argv: list[str]) -> int:
