@@ -101,7 +101,7 @@ def test_runtimes_import_their_framework_only() -> None:
 
 def test_nothing_imports_the_command_line() -> None:
     for path in SRC.rglob("*.py"):
-        if path.name != "__main__.py":
+        if path.name != "__main__.py" and "cli" not in path.parts:
             assert not any(n == "cli" or n.startswith("cli.") for n in imports(path)[1]), path
 
 

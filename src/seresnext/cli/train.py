@@ -1,0 +1,159 @@
+"""`seresnext train`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from ..config import Config, EngineName, Precision, load_config, validate
+from ..errors import UserError
+from ..launch import launch, rank, rank_output, report, world_size
+from ..recipes import recipe
+
+if TYPE_CHECKING:
+    from ..training.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """Train a classifier on a folder of images; run the same command again to resume.
+
+    The flags without a dot are short for the fields that change most. Every field of the
+    configuration has a flag of its own (`--optim.lr-per-256 0.1`), whose default is the recipe's.
+    """
+
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+    """Rerun a saved config.json instead of a recipe."""
+    data: str | None = None
+    """Folder with train/<class>/ and val/<class>/. Short for --data.root."""
+    out: str | None = None
+    """Run folder. Short for --run.out."""
+    model: str | None = None
+    """Network. Short for --model.name."""
+    engine: EngineName | None = None
+    """Framework. Short for --engine.name."""
+    device: str | None = None
+    """auto, cpu, cuda, cuda:N, npu, mps, ascend. Short for --engine.device."""
+    precision: Precision | None = None
+    """Short for --engine.precision."""
+    epochs: float | None = None
+    """Length of the run. Short for --run.duration "N epochs"."""
+    batch_size: int | None = None
+    """Images per device and update. Short for --run.batch-size."""
+    image_size: int | None = None
+    """Side of the images, pixels. Short for --augment.image-size."""
+    seed: int | None = None
+    """Short for --run.seed."""
+    resume: str | None = None
+    """auto, never, or a checkpoint folder. Short for --run.resume."""
+    pretrained: str | None = None
+    """Start from these weights. Short for --run.pretrained."""
+    workers: int | None = None
+    """Decoding threads. Short for --data.workers."""
+    train_data: str | None = None
+    """Training folder <class>/. Short for --data.train."""
+    val_data: str | None = None
+    """Validation folder <class>/. Short for --data.val."""
+    allow_data_change: bool = False
+    """Resume although images were added or removed. Short for --data.allow-change."""
+    nproc: int = 1
+    """Processes on this machine, each with a device (or its share of the cores) and --batch-size
+    images. Several machines: docs/distributed.md."""
+    virtual_shards: int | None = None
+    """Same bits on CPU for any --nproc that divides it. Short for --engine.virtual-shards."""
+    settings: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+_SHORT = {
+    "data": "data.root",
+    "train_data": "data.train",
+    "val_data": "data.val",
+    "workers": "data.workers",
+    "out": "run.out",
+    "batch_size": "run.batch_size",
+    "seed": "run.seed",
+    "resume": "run.resume",
+    "pretrained": "run.pretrained",
+    "model": "model.name",
+    "engine": "engine.name",
+    "device": "engine.device",
+    "precision": "engine.precision",
+    "image_size": "augment.image_size",
+    "virtual_shards": "engine.virtual_shards",
+}
+
+
+def resolve(args: TrainArgs) -> Config:
+    """The config with the short flags applied, checked."""
+    changes: dict[str, Any] = {
+        path: getattr(args, name)
+        for name, path in _SHORT.items()
+        if getattr(args, name) is not None
+    }
+    if args.epochs is not None:
+        changes["run.duration"] = f"{args.epochs:g} epochs"
+    if args.allow_data_change:
+        changes["data.allow_change"] = True
+    config = args.settings
+    for path, value in changes.items():
+        group, name = path.split(".")
+        part = dataclasses.replace(getattr(config, group), **{name: value})
+        config = dataclasses.replace(config, **{group: part})
+    return validate(config)
+
+
+def _base_config(argv: list[str]) -> Config:
+    """The config that the other flags change: `--config FILE`'s or `--recipe NAME`'s."""
+
+    def value(flag: str) -> str | None:
+        for position, word in enumerate(argv):
+            if word == flag and position + 1 < len(argv):
+                return argv[position + 1]
+            if word.startswith(f"{flag}="):
+                return word.partition("=")[2]
+        return None
+
+    file, name = value("--config"), value("--recipe")
+    if file and name:
+        raise UserError("give --config or --recipe, not both")
+    return load_config(file) if file else recipe(name or "imagenet")
+
+
+def run(argv: list[str]) -> int:
+    base = TrainArgs(settings=_base_config(argv))
+    args = tyro.cli(TrainArgs, args=argv, default=base, prog="seresnext train")
+    config = resolve(args)
+    if args.nproc < 1:
+        raise UserError(f"--nproc: expected 1 or more, got {args.nproc}")
+    if args.nproc > 1 and world_size() == 1:
+        return launch(config, _without(argv, "--nproc"), args.nproc)
+    report()
+    with rank_output(Path(config.run.out)):
+        from ..train import train
+        from ..training.log import console_reporter
+
+        metrics = train(config, console_reporter())
+    if rank() == 0:
+        _say_trained(config, metrics)
+    return 0
+
+
+def _without(argv: list[str], flag: str) -> list[str]:
+    """The words but for `flag VALUE` and `flag=VALUE`."""
+    return [
+        word
+        for before, word in zip(["", *argv], argv, strict=False)
+        if word != flag and before != flag and not word.startswith(f"{flag}=")
+    ]
+
+
+def _say_trained(config: Config, metrics: Metrics | None) -> None:
+    out = config.run.out
+    if metrics:
+        print(f"top-1 {metrics.top1:.2%} on {metrics.images} validation images")
+    print(f"model: {out}/model")
+    print(f"next:  seresnext predict {out} IMAGE...")
