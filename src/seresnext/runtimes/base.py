@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from types import ModuleType
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from ..engines.base import create_engine
 from ..errors import UserError
 from ..model.finished import CONFIG_FILE, WEIGHTS_FILE, load_model
 from ..model.spec import ModelSpec
+from .artifact import Artifact
 
 
 @runtime_checkable
@@ -28,6 +31,22 @@ class Runtime(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Writer(Protocol):
+    """The module that writes a format: `runtimes/<format>_export.py`."""
+
+    def versions(self) -> str:
+        """Format and library, with their versions."""
+        ...
+
+    def build(self, artifact: Artifact, weights: Mapping[str, np.ndarray]) -> Any:
+        """The network in the format's own terms, BN folded; input normalised."""
+        ...
+
+    def write(self, model: Any, artifact: Artifact, path: Path) -> None:
+        """Write it with its metadata, and with preprocessing where asked for."""
+        ...
 
 
 _RUNTIMES = {
@@ -55,16 +74,32 @@ def create_runtime(
             spec, weights, EngineConfig(name=engine, device=device, threads=threads)
         )
     kind = artifact_kind(path)
-    class_name, extra = _RUNTIMES[kind]
-    try:
-        module = importlib.import_module(f"{__package__}.{kind}")
-    except ImportError as error:
-        raise UserError(
-            f"the {kind} runtime cannot be loaded ({error}); "
-            f"install it with: pip install 'seresnext[{extra}]'"
-        ) from error
-    runtime: Runtime = getattr(module, class_name)(path, device=device, threads=threads)
+    runtime: Runtime = runtime_class(kind)(path, device=device, threads=threads)
     return runtime
+
+
+def runtime_class(kind: str) -> Any:
+    """The class that runs `onnx`, `openvino`, `mindir` or `torch` files."""
+    return getattr(load(kind), _RUNTIMES[kind][0])
+
+
+def writer(kind: str) -> Writer:
+    """What writes `onnx`, `openvino` or `torch` files."""
+    module: Any = load(f"{kind}_export")
+    return cast(Writer, module)
+
+
+def load(module: str) -> ModuleType:
+    """A file of this folder. Raises UserError naming the extra that its framework comes with."""
+    kind = module.split("_")[0]
+    try:
+        return importlib.import_module(f"{__package__}.{module}")
+    except ImportError as error:
+        extra = _RUNTIMES[kind][1] if kind in _RUNTIMES else "openvino"
+        raise UserError(
+            f"{module} cannot be loaded ({error}); install what it needs with: "
+            f"pip install 'seresnext[{extra}]'"
+        ) from error
 
 
 def model_folder(path: Path) -> Path:

@@ -19,8 +19,7 @@ os.environ.setdefault("NNCF_CI", "1")
 import nncf
 
 from ..errors import UserError
-from ..model.architecture import Architecture
-from ..model.spec import InputSpec
+from ..model.spec import InputSpec, ModelSpec
 from .artifact import INPUT_NAME
 from .network import normalise
 
@@ -51,15 +50,16 @@ class Trial(Generic[M]):
 
     logits: Callable[[M], np.ndarray]
     """A candidate's float32 logits [N, K] on the trial images."""
+    reference: np.ndarray
+    """The float network's logits on them."""
     score: Callable[[np.ndarray], float]
     """Points of such logits, 0 to 100."""
 
 
 def quantise(
     model: M,
-    arch: Architecture,
+    spec: ModelSpec,
     calibration: np.ndarray,
-    inputs: InputSpec,
     trial: Trial[M],
     max_drop: float,
 ) -> Quantised[M]:
@@ -70,11 +70,10 @@ def quantise(
     tried in int8 alone, and as few blocks as possible go back to float, those with the largest
     error in the logits first. Raises UserError if only a wholly float network is good enough.
     """
-    reference = trial.logits(model)
-    before = trial.score(reference)
+    before = trial.score(trial.reference)
 
     def attempt(in_float: Sequence[str], images: np.ndarray) -> tuple[M, np.ndarray]:
-        candidate = _quantise(model, images, inputs, in_float)
+        candidate = _quantise(model, images, spec.input, in_float)
         return candidate, trial.logits(candidate)
 
     whole, logits = attempt((), calibration)
@@ -82,12 +81,12 @@ def quantise(
     if drop <= max_drop:
         return Quantised(whole, (), drop)
 
-    blocks = ["conv1", *(b.name for b in arch.blocks()), "fc"]
+    blocks = ["conv1", *(b.name for b in spec.architecture.blocks()), "fc"]
     errors = {}
     for block in blocks:
         others = [b for b in blocks if b != block]
         _, logits = attempt(others, calibration[:RANKING_CALIBRATION])
-        errors[block] = float(np.square(logits - reference).sum())
+        errors[block] = float(np.square(logits - trial.reference).sum())
     ranked = sorted(blocks, key=lambda block: -errors[block])
 
     best: Quantised[M] | None = None

@@ -85,11 +85,16 @@ class _Ops:
         return self.node("Gemm", [x, weight, bias], name, transB=1)
 
 
-def build_onnx(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+def versions() -> str:
+    """What wrote an artifact, for its report."""
+    return f"ONNX opset {OPSET} (IR {IR_VERSION}), onnx {onnx.__version__}"
+
+
+def build(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     """`pixel_values` [batch, 3, S, S], float32 and normalised -> `logits` float32 [batch, K].
 
     With precision fp16 everything between is float16. Preprocessing and metadata are put in by
-    `finish_onnx`, after any quantisation.
+    `write`, after any quantisation.
     """
     spec, half = artifact.spec, artifact.precision == "fp16"
     ops = _Ops(np.float16 if half else np.float32)
@@ -111,7 +116,7 @@ def build_onnx(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> onnx.Mo
     return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
 
 
-def finish_onnx(model: onnx.ModelProto, artifact: Artifact, path: Path) -> None:
+def write(model: onnx.ModelProto, artifact: Artifact, path: Path) -> None:
     """Write a copy with preprocessing and metadata in it, checked."""
     finished = onnx.ModelProto()
     finished.CopyFrom(model)

@@ -69,10 +69,15 @@ class _Ops:
         return self._named(opset.add(y, layer.bias.reshape(1, -1)), name)
 
 
-def build_openvino(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> ov.Model:
+def versions() -> str:
+    """What wrote an artifact, for its report."""
+    return f"OpenVINO opset 13, openvino {ov.__version__.split('-')[0]}"
+
+
+def build(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> ov.Model:
     """`pixel_values` [?, 3, S, S], float32 and normalised -> `logits` float32 [?, K].
 
-    Preprocessing and metadata are put in by `finish_openvino`, after any quantisation.
+    Preprocessing and metadata are put in by `write`, after any quantisation.
     """
     spec = artifact.spec
     side = spec.input.image_size
@@ -84,7 +89,7 @@ def build_openvino(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> ov.
     return ov.Model([result], [x], spec.architecture.name)
 
 
-def finish_openvino(model: ov.Model, artifact: Artifact, path: Path) -> None:
+def write(model: ov.Model, artifact: Artifact, path: Path) -> None:
     """Write a copy with preprocessing and metadata in it: `path` (.xml), the .bin beside it."""
     model = model.clone()
     if artifact.with_preprocessing:

@@ -104,9 +104,17 @@ class _Ops:
         return self._step(lambda v: run(v.flatten(1)), x)
 
 
-def write_program(artifact: Artifact, weights: Mapping[str, np.ndarray], path: Path) -> None:
+def versions() -> str:
+    """What wrote an artifact, for its report."""
+    return f"torch.export, torch {torch.__version__}"
+
+
+def build(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> ExportedNetwork:
+    return ExportedNetwork(artifact, weights)
+
+
+def write(network: ExportedNetwork, artifact: Artifact, path: Path) -> None:
     """Trace the network with a free batch dimension and write it to `path`."""
-    network = ExportedNetwork(artifact, weights)
     dtype = torch.uint8 if artifact.with_preprocessing else torch.float32
     example = torch.zeros(2, *artifact.input_shape, dtype=dtype)
     batch = {INPUT_NAME: {0: torch.export.Dim("batch")}}

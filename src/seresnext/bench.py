@@ -1,0 +1,238 @@
+"""How fast artifacts answer: latency, throughput, memory, side by side on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .config import EngineName
+from .errors import UserError
+from .runtimes.base import create_runtime, model_folder
+
+WARM_UP = 3
+"""Calls before the first that counts, for each batch size: kernels are chosen, memory is taken."""
+
+
+@dataclass
+class Measurement:
+    """One artifact."""
+
+    model: str
+    runtime: str
+    device: str
+    image_size: int
+    file_bytes: int
+    load_seconds: float
+    """From the path to ready."""
+    latencies: list[float] = field(default_factory=list)
+    """Seconds of each call with one image."""
+    batches: dict[int, list[float]] = field(default_factory=dict)
+    """Batch size -> seconds of each call."""
+    memory_bytes: int = 0
+    """Peak growth of a process of its own: framework, weights, work space."""
+
+    @property
+    def p50(self) -> float:
+        """Median latency of one image, seconds."""
+        return float(np.median(self.latencies))
+
+    @property
+    def p99(self) -> float:
+        """99th percentile of it, seconds."""
+        return float(np.percentile(self.latencies, 99))
+
+    def throughput(self) -> tuple[float, int]:
+        """Images per second at the best batch size, and that size."""
+        rates = {1: 1 / self.p50, **{n: n / float(np.median(s)) for n, s in self.batches.items()}}
+        best = max(rates, key=lambda size: rates[size])
+        return rates[best], best
+
+    def to_dict(self) -> dict[str, Any]:
+        rate, size = self.throughput()
+        summary = {"p50_ms": 1e3 * self.p50, "p99_ms": 1e3 * self.p99}
+        return {**asdict(self), **summary, "images_per_second": rate, "best_batch_size": size}
+
+
+def bench_infer(
+    models: Sequence[Path],
+    *,
+    batch_sizes: Sequence[int] = (8, 32),
+    rounds: int = 5,
+    seconds: float = 1.0,
+    engine: EngineName = "torch",
+    device: str = "auto",
+    threads: int = 0,
+) -> list[Measurement]:
+    """Measure each model (run or model folder, artifact), in the order given.
+
+    Each lives in a process of its own. They take turns, `rounds` times: `seconds` of single
+    images, then one call for each of `batch_sizes`; so a disturbance of the machine hits all of
+    them. Time is from uint8 pixels to logits. Raises UserError for a model that cannot be loaded.
+    """
+    if not models or min((rounds, *batch_sizes)) < 1 or seconds <= 0 or threads < 0:
+        raise UserError("expected at least one model, and positive sizes, rounds and seconds")
+    context = multiprocessing.get_context("spawn")
+    workers: list[tuple[Any, Connection]] = []
+    try:
+        results = []
+        for model in models:
+            ours, theirs = context.Pipe()
+            task = (theirs, model, engine, device, threads)
+            process = context.Process(target=_work, args=task, daemon=True)
+            process.start()
+            theirs.close()
+            workers.append((process, ours))
+            results.append(_answer(ours, model))
+        for turn in range(rounds):
+            for result, (_, worker) in zip(results, workers, strict=True):
+                for size in (1, *batch_sizes):
+                    budget = seconds if size == 1 else 0.0
+                    worker.send((size, budget, WARM_UP if turn == 0 else 0))
+                    times = _answer(worker, Path(result.model))
+                    kept = result.latencies if size == 1 else result.batches.setdefault(size, [])
+                    kept.extend(times)
+        for result, (process, worker) in zip(results, workers, strict=True):
+            worker.send(None)
+            result.memory_bytes = _answer(worker, Path(result.model))
+            process.join()
+        return results
+    finally:
+        for process, connection in workers:
+            connection.close()
+            process.join(10)
+            process.kill()
+
+
+def _answer(worker: Connection, model: Path) -> Any:
+    try:
+        answer = worker.recv()
+    except EOFError:
+        raise UserError(f"{model}: its process ended without an answer (out of memory?)") from None
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
+
+
+def _work(parent: Connection, model: Path, engine: EngineName, device: str, threads: int) -> None:
+    """A worker: load, then answer (batch size, seconds, warm-up calls) with times, until None."""
+    before, start = _resident(), time.perf_counter()
+    try:
+        runtime = create_runtime(model, device=device, engine=engine, threads=threads)
+    except UserError as error:
+        parent.send(error)
+        return
+    loaded = time.perf_counter() - start
+    side = runtime.spec.input.image_size
+    size = _file_bytes(model)
+    about = Measurement(str(model), runtime.name, runtime.device, side, size, loaded)
+    parent.send(about)
+    rng = np.random.default_rng(0)
+    while True:
+        try:
+            request = parent.recv()
+        except EOFError:
+            return
+        if request is None:
+            parent.send(_peak() - before)
+            runtime.close()
+            return
+        batch_size, budget, warm_up = request
+        images = rng.integers(0, 256, (batch_size, side, side, 3), dtype=np.uint8)
+        for _ in range(warm_up):
+            runtime.predict(images)
+        times: list[float] = []
+        while not times or sum(times) < budget:
+            start = time.perf_counter()
+            runtime.predict(images)
+            times.append(time.perf_counter() - start)
+        parent.send(times)
+
+
+def _file_bytes(model: Path) -> int:
+    """Size of what is shipped: a folder's model, an artifact, an IR with its weights."""
+    if model.is_dir():
+        return sum(f.stat().st_size for f in model_folder(model).iterdir() if f.is_file())
+    files = [model, model.with_suffix(".bin")] if model.suffix == ".xml" else [model]
+    return sum(file.stat().st_size for file in files)
+
+
+def _status(field_name: str) -> int | None:
+    """A size from Linux's /proc, in bytes; None elsewhere."""
+    try:
+        text = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    line = next(line for line in text.splitlines() if line.startswith(field_name))
+    return int(line.split()[1]) * 1024
+
+
+def _peak() -> int:
+    """The process's largest resident memory so far, bytes."""
+    # getrusage also counts the parent's memory, as it was when this process was forked off.
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return _status("VmHWM") or used * (1 if sys.platform == "darwin" else 1024)
+
+
+def _resident() -> int:
+    """The process's resident memory, bytes."""
+    return _status("VmRSS") or _peak()
+
+
+def machine() -> str:
+    """The CPU, for a report."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
+
+
+def print_results(results: Sequence[Measurement]) -> None:
+    """A table, with ratios to the first model (above 1 is better)."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, title=machine(), title_justify="left")
+    table.add_column("model", overflow="fold")
+    for name in (
+        "runtime",
+        "p50 ms",
+        "p99 ms",
+        "speed",
+        "images/s",
+        "at batch",
+        "speed",
+        "peak MB",
+        "file MB",
+    ):
+        table.add_column(name, justify="right")
+    for result in results:
+        rate, size = result.throughput()
+        table.add_row(
+            Path(result.model).name,
+            result.runtime,
+            f"{1e3 * result.p50:.2f}",
+            f"{1e3 * result.p99:.2f}",
+            f"{results[0].p50 / result.p50:.2f}x",
+            f"{rate:.1f}",
+            str(size),
+            f"{rate / results[0].throughput()[0]:.2f}x",
+            f"{result.memory_bytes / 1e6:.0f}",
+            f"{result.file_bytes / 1e6:.1f}",
+        )
+    Console().print(table)
