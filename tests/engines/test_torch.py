@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from engines.contract import EngineContract
+from engines.networks import random_batch, tiny_spec
 from seresnext.config import EngineConfig, OptimConfig
 from seresnext.engines.base import Engine
+from seresnext.engines.torch import optimizer
+from seresnext.engines.torch.devices import resolve_device
 from seresnext.engines.torch.engine import TorchEngine
+from seresnext.engines.torch.flat import Flat
+from seresnext.engines.torch.loss import Normalise, cross_entropy
+from seresnext.engines.torch.model import load_network
+from seresnext.errors import UserError
+from seresnext.model.init import init_weights
 from seresnext.model.spec import ModelSpec
 
 
@@ -32,3 +43,214 @@ class TestContract(EngineContract):
         optim: OptimConfig | None,
     ) -> Engine:
         return TorchEngine(spec, weights, engine, optim)
+
+
+def tiny_engine(
+    config: dict | None = None, optim: dict | None = None, **network: object
+) -> TorchEngine:
+    spec = tiny_spec(**network)
+    weights = init_weights(spec.architecture, 0)
+    settings = EngineConfig(**{"device": "cpu", "threads": 1, **(config or {})})
+    return TorchEngine(spec, weights, settings, OptimConfig(**(optim or {})))
+
+
+def losses(engine: TorchEngine, steps: int = 5) -> np.ndarray:
+    batch = random_batch(8)
+    return np.array([engine.fetch(engine.train_step(batch, 0.01))["loss"] for _ in range(steps)])
+
+
+# Devices and settings ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gpu", "expected auto, cpu, cuda, cuda:N, npu, npu:N or mps, got 'gpu'"),
+        ("cuda:x", "expected auto"),
+        ("cuda", "cuda was asked for, but .*; use cpu"),
+        ("cuda:3", "cuda:3 was asked for, but"),
+        ("npu", "npu was asked for, but torch_npu is not installed"),
+        ("mps", "mps was asked for, but no mps device"),
+    ],
+)
+def test_a_device_that_is_not_there(
+    name: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.delattr(torch, "npu", raising=False)
+    with pytest.raises(UserError, match=rf"engine\.device: {message}"):
+        resolve_device(name, 0, 1)
+
+
+def test_devices_of_a_machine_with_two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("auto", 0, 1) == torch.device("cuda", 0)
+    assert resolve_device("auto", 1, 2) == torch.device("cuda", 1)
+    assert resolve_device("cuda:1", 0, 1) == torch.device("cuda", 1)
+    assert resolve_device("cpu", 1, 2) == torch.device("cpu")
+    with pytest.raises(UserError, match=r"cuda:2 was asked for, but this machine has 2 "):
+        resolve_device("cuda:2", 0, 1)
+    with pytest.raises(UserError, match=r"cuda:1 names one device for 2 processes; use cuda"):
+        resolve_device("cuda:1", 0, 2)
+    with pytest.raises(UserError, match=r"cuda:2 was asked for, but this machine has 2 "):
+        resolve_device("cuda", 2, 3)
+
+
+def test_threads() -> None:
+    assert tiny_engine({"threads": 2}).device == "cpu (2 threads)"
+    assert tiny_engine({"threads": 0, "virtual_shards": 2}).device == "cpu (1 thread)"
+
+
+def test_averages_in_the_checkpoint_but_not_in_the_configuration() -> None:
+    state = tiny_engine(optim={"ema_decay": 0.9}).state_dict()
+    with pytest.raises(UserError, match=r"averaged weights, but optim\.ema_decay is 0"):
+        tiny_engine().load_state_dict(state)
+
+
+def test_averages_begin_where_a_run_without_them_stood() -> None:
+    plain, averaging = tiny_engine(), tiny_engine(optim={"ema_decay": 0.9})
+    losses(plain, 1)
+    averaging.load_state_dict(plain.state_dict())
+    state = averaging.state_dict()
+    assert all((state.ema[k] == v).all() for k, v in state.model.items())
+
+
+# Precision, layout, compilation ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "tolerance"),
+    [
+        ({"channels_last": False}, 1e-3),
+        ({"precision": "bf16"}, 0.1),
+        ({"precision": "fp16"}, 0.02),
+        ({"precision": "fp16", "loss_scale": 1024.0}, 0.02),
+        pytest.param({"compile": True}, 1e-3, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_the_same_curve_however_it_is_computed(config: dict, tolerance: float) -> None:
+    optim = {"clip_norm": 5.0, "ema_decay": 0.9}
+    reference = losses(tiny_engine(optim=optim))
+    engine = tiny_engine(config, optim)
+    np.testing.assert_allclose(losses(engine), reference, rtol=tolerance, atol=tolerance)
+    assert {v.dtype for v in engine.state_dict().model.values()} == {np.dtype(np.float32)}
+    assert engine.predict(random_batch(2).images).dtype == np.float32
+
+
+def test_reduced_precision_is_used() -> None:
+    full, half = (tiny_engine({"precision": p}) for p in ("fp32", "bf16"))
+    images = random_batch(4).images
+    difference = np.abs(full.predict(images) - half.predict(images)).max()
+    assert 1e-5 < difference < 0.1
+
+
+def test_loss_scale_follows_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizer, "_GROWTH_STEPS", 3)
+    engine = tiny_engine({"precision": "fp16"})
+    bad = replace(random_batch(8), mix=np.full(8, np.inf, np.float32))
+    scales = []
+    for batch in (bad, *[random_batch(8)] * 4, bad, random_batch(8)):
+        engine.train_step(batch, 0.01)
+        scalars = engine.state_dict().scalars
+        scales.append((scalars["loss_scale"] / 65536, scalars["good_steps"]))
+    assert scales == [(0.5, 0), (0.5, 1), (0.5, 2), (1, 0), (1, 1), (0.5, 0), (0.5, 1)]
+
+
+def test_loss_scale_is_restored() -> None:
+    engine = tiny_engine({"precision": "fp16"})
+    losses(engine, 2)
+    state = engine.state_dict()
+    state.scalars |= {"loss_scale": 2.0**20, "good_steps": 7.0}
+    engine.load_state_dict(state)
+    assert engine.state_dict().scalars == {"updates": 2, "loss_scale": 2.0**20, "good_steps": 7}
+    assert losses(engine, 1) > 0
+
+
+def test_a_fixed_loss_scale_stays() -> None:
+    engine = tiny_engine({"precision": "fp16", "loss_scale": 1024.0})
+    engine.train_step(replace(random_batch(8), mix=np.full(8, np.inf, np.float32)), 0.01)
+    assert engine.state_dict().scalars == {"updates": 0}
+
+
+def test_without_a_fused_kernel() -> None:
+    """Devices that have none wait for the verdict and update tensor by tensor."""
+    optim = {"clip_norm": 0.5, "nesterov": True}
+    fused, waiting = tiny_engine(optim=optim), tiny_engine(optim=optim)
+    waiting._trainer.optimizer.use_fused(False)
+    np.testing.assert_allclose(losses(waiting), losses(fused), rtol=1e-4)
+    before = waiting.state_dict()
+    bad = replace(random_batch(8), mix=np.full(8, np.nan, np.float32))
+    assert waiting.fetch(waiting.train_step(bad, 0.1))["finite"] == 0.0
+    after = waiting.state_dict()
+    assert all((after.momentum[k] == v).all() for k, v in before.momentum.items())
+    assert after.scalars == before.scalars == {"updates": 5}
+
+
+# Pieces ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [32, 33, 46])
+def test_same_padding_of_the_max_pool(side: int) -> None:
+    """TensorFlow's rule written out: pad to ceil(n / 2) windows, the odd pixel at the end."""
+    network = load_network(
+        tiny_spec(max_pool="same").architecture, init_weights(tiny_spec().architecture, 0)
+    )
+    x = torch.randn(2, 3, side, side + 1, generator=torch.Generator().manual_seed(0))
+    pads: list[int] = []
+    for n in (x.shape[3], x.shape[2]):
+        total = max((math.ceil(n / 2) - 1) * 2 + 3 - n, 0)
+        pads += [total // 2, total - total // 2]
+    expected = F.max_pool2d(F.pad(x, pads, value=-math.inf), 3, 2)
+    assert torch.equal(network._max_pool(x), expected)
+    assert expected.shape[2:] == (math.ceil(side / 2), math.ceil((side + 1) / 2))
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_normalisation(channels_last: bool) -> None:
+    images = random_batch(2).images
+    mean, std = (0.1, 0.5, 0.7), (0.2, 0.3, 0.4)
+    normalise = Normalise(mean, std, torch.device("cpu"), channels_last)
+    expected = ((images / 255 - np.array(mean)) / np.array(std)).transpose(0, 3, 1, 2)
+    x = normalise(torch.from_numpy(images))
+    assert x.dtype == torch.float32
+    np.testing.assert_allclose(x.numpy(), expected, rtol=1e-6, atol=1e-6)
+    wanted = torch.channels_last if channels_last else torch.contiguous_format
+    assert x.is_contiguous(memory_format=wanted)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("off_target", [False, True])
+def test_cross_entropy_against_torch(smoothing: float, off_target: bool) -> None:
+    rng = np.random.default_rng(0)
+    logits = torch.tensor(rng.normal(size=(6, 4)))
+    first, second = torch.tensor(rng.integers(0, 4, (2, 6)), dtype=torch.int32)
+    mix = torch.tensor(rng.random(6))
+    target = torch.zeros(6, 4, dtype=torch.float64)
+    for labels, weight in ((first, mix), (second, 1 - mix)):
+        one_hot = F.one_hot(labels.long(), 4).double()
+        others = (1 - one_hot) / 3 if off_target else torch.full_like(one_hot, 1 / 4)
+        target += weight[:, None] * ((1 - smoothing) * one_hot + smoothing * others)
+    expected = F.cross_entropy(logits, target, reduction="none")
+    ours = cross_entropy(logits, first, second, mix, smoothing, off_target)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_flat_layout() -> None:
+    shapes = {"kernel": (4, 3, 5, 5), "vector": (7,), "matrix": (3, 2)}
+    rng = np.random.default_rng(0)
+    arrays = {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+    for channels_last in (True, False):
+        flat = Flat(shapes, torch.device("cpu"), channels_last)
+        flat.load(arrays)
+        back = flat.arrays()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(back[name], array)
+            assert flat.views[name].data_ptr() % 64 == flat.buffer.data_ptr() % 64
+        assert back["kernel"].flags.c_contiguous
+        assert not np.shares_memory(back["vector"], flat.buffer.numpy())
+        memory = arrays["kernel"].transpose(0, 2, 3, 1) if channels_last else arrays["kernel"]
+        np.testing.assert_array_equal(flat.buffer[:300].numpy(), memory.ravel())
+        flat.buffer.mul_(2)
+        np.testing.assert_array_equal(flat.arrays()["matrix"], 2 * arrays["matrix"])

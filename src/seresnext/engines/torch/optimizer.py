@@ -38,9 +38,12 @@ class Optimizer:
         scale = (engine.loss_scale or _FIRST_SCALE) if self.scaled else 1.0
         self.loss_scale = torch.tensor(scale, device=weights.device)
         self.good_steps = torch.zeros((), dtype=torch.int64, device=weights.device)
-        # The fused kernel reads and writes each tensor once, and can be told on the device to
-        # do nothing.
-        self.fused = weights.device.type in ("cpu", "cuda")
+        self.use_fused(weights.device.type in ("cpu", "cuda"))
+
+    def use_fused(self, fused: bool) -> None:
+        """Choose between the kernel that reads and writes each tensor once, and can be told on
+        the device to do nothing, and plain operations, for which the host waits to know."""
+        self.fused = fused
         self.sgd = self._sgd()
 
     def _sgd(self) -> torch.optim.SGD:
@@ -85,7 +88,7 @@ class Optimizer:
             self.sgd.grad_scale = divisor  # type: ignore[attr-defined]
             self.sgd.found_inf = (~finite).float()  # type: ignore[attr-defined]
             self.sgd.step()
-        elif bool(finite):  # without a fused kernel the host must wait to know
+        elif bool(finite):
             if divisor is not None:
                 torch._foreach_div_(gradients, divisor)
             self.sgd.step()
