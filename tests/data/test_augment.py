@@ -16,7 +16,8 @@ from PIL import Image, ImageEnhance
 
 from seresnext.config import AugmentConfig
 from seresnext.data import augment as ops
-from seresnext.data.augment import Box, augment, augment_encoded, mix_pair
+from seresnext.data.augment import augment, augment_encoded, mix_pair
+from seresnext.data.decode import Box
 from seresnext.data.order import pair_rng, sample_rng
 
 Make = Callable[..., np.ndarray]
@@ -129,12 +130,6 @@ class TestWhole:
             error = difference(found, expected).mean()
             assert error < 9
             assert error < difference(other, expected).mean() / 3
-
-    def test_scaled_boxes(self) -> None:
-        reduced = np.zeros((188, 250, 3), np.uint8)
-        assert ops._scaled(Box(101, 50, 301, 202), 500, 375, reduced) == Box(51, 25, 150, 101)
-        assert ops._scaled(Box(0, 0, 500, 375), 500, 375, reduced) == Box(0, 0, 250, 188)
-        assert ops._scaled(Box(499, 374, 1, 1), 500, 375, reduced).width == 1
 
 
 class TestCrop:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
-from seresnext.data.decode import ImageError, decode_image, open_image
+from seresnext.data.decode import Box, ImageError, decode_image, open_image
 
 MAX = 10**8
 Make = Callable[..., np.ndarray]
@@ -214,7 +214,9 @@ class TestOrientation:
         expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
         assert np.array_equal(decode(data), np.asarray(expected))
         data = encode(image, "JPEG", exif=exif.tobytes())
-        half = decode_image(data, max_pixels=MAX, min_scale=0.5)
+        whole = open_image(data, MAX)
+        box = Box(0, 0, whole.width, whole.height)
+        half = whole.crop(box, 12)
         small = Image.fromarray(decode(data)).reduce(2)
         assert half.shape == (small.height, small.width, 3)
         assert np.abs(half.astype(int) - np.asarray(small)).mean() < 6
@@ -275,12 +277,19 @@ class TestDamage:
             with pytest.raises(ImageError):
                 decode(data[:keep])
 
-    @pytest.mark.parametrize("scale", [1.0, 0.5, 0.1])
-    def test_truncated_jpeg_at_any_scale(self, photo: Make, encode: Encode, scale: float) -> None:
+    @pytest.mark.parametrize("at_least", [80, 40, 1])
+    def test_truncated_jpeg_is_noticed_whatever_is_wanted_of_it(
+        self, photo: Make, encode: Encode, at_least: int
+    ) -> None:
         data = encode(photo(100, 80), "JPEG")
-        for bad in (data[:-2], data[: len(data) // 2], data[: len(data) // 2] + b"\xff\xd9"):
-            with pytest.raises(ImageError, match=r"damaged JPEG: .*[Pp]remature end"):
-                decode_image(bad, max_pixels=MAX, min_scale=scale)
+        for box in (Box(0, 0, 100, 80), Box(0, 0, 90, 2), Box(50, 60, 50, 20)):
+            for keep in (len(data) - 2, len(data) // 2):
+                with pytest.raises(ImageError, match="damaged JPEG: Premature end"):
+                    open_image(data[:keep], MAX).crop(box, at_least)
+            bad = data[: len(data) // 2] + b"\xff\xd9"
+            if box.height > 2:
+                with pytest.raises(ImageError, match=r"damaged JPEG: .*premature end"):
+                    open_image(bad, MAX).crop(box, at_least)
 
     def test_interrupted_download(self, photo: Make, encode: Encode) -> None:
         """The file has its full size and zeros from the middle on. (WebP and BMP cannot tell.)"""
@@ -390,27 +399,87 @@ def test_bombs_are_refused_from_their_header(tmp_path, photo: Make, encode: Enco
     assert not run.stderr
 
 
-class TestReducedDecoding:
+class TestCrop:
     @pytest.mark.parametrize(
-        ("min_scale", "factor"),
-        [(1.0, 1), (0.51, 1), (0.5, 2), (0.3, 2), (0.25, 4), (0.13, 4), (0.125, 8), (0.01, 8)],
+        "options",
+        [
+            {"subsampling": "4:4:4"},
+            {"subsampling": "4:2:2"},
+            {"subsampling": "4:2:0"},
+            {"progressive": True},
+            {"restart_marker_rows": 1},
+        ],
     )
-    @pytest.mark.parametrize("size", [(500, 375), (101, 67), (8, 3), (1, 9)])
-    def test_never_below_the_scale_asked_for(
-        self, photo: Make, encode: Encode, size: tuple[int, int], min_scale: float, factor: int
+    def test_is_that_part_of_the_whole(
+        self, photo: Make, encode: Encode, options: dict[str, object]
     ) -> None:
-        data = encode(photo(*size), "JPEG")
-        image = decode_image(data, max_pixels=MAX, min_scale=min_scale)
-        assert image.shape == (-(-size[1] // factor), -(-size[0] // factor), 3)
+        """At any height, decoded no further than needed or not, odd sizes included."""
+        image = photo(101, 139)
+        for data in (encode(image, "JPEG", **options), encode(image, "PNG")):
+            whole = decode(data)
+            for y in range(0, 130, 3):
+                for height in (1, 7, 139 - y):
+                    box = Box(13, y, 51, min(height, 139 - y))
+                    found = open_image(data, MAX).crop(box, 1000)
+                    assert np.array_equal(found, whole[y : y + box.height, 13:64])
 
-    def test_is_the_mean_of_what_it_covers(self, photo: Make, encode: Encode) -> None:
+    @pytest.mark.parametrize("factor", [1, 2, 4, 8])
+    @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+    def test_reduced_is_that_part_of_the_reduced_whole(
+        self, photo: Make, encode: Encode, factor: int, subsampling: str
+    ) -> None:
+        data = encode(photo(201, 333), "JPEG", subsampling=subsampling)
+        opened = open_image(data, MAX)
+        whole = opened.crop(Box(0, 0, 201, 333), 201 // factor)
+        assert whole.shape == (int(333 / factor + 0.5), int(201 / factor + 0.5), 3)
+        for y in range(0, 160, 8):
+            box = Box(16, y, 120, 160)
+            found = opened.crop(box, 120 // factor)
+            assert found.shape == (160 // factor, 120 // factor, 3)
+            x, top = 16 // factor, y // factor
+            expected = whole[top : top + 160 // factor, x : x + 120 // factor]
+            assert np.array_equal(found, expected)
+
+    @pytest.mark.parametrize(
+        ("at_least", "shape"),
+        [
+            (65, (96, 128)),
+            (64, (96, 128)),
+            (48, (48, 64)),
+            (25, (48, 64)),
+            (24, (24, 32)),
+            (12, (12, 16)),
+            (1, (12, 16)),
+        ],
+    )
+    def test_never_below_the_size_asked_for(
+        self, photo: Make, encode: Encode, at_least: int, shape: tuple[int, int]
+    ) -> None:
+        data = encode(photo(128, 96), "JPEG")
+        assert open_image(data, MAX).crop(Box(0, 0, 128, 96), at_least).shape[:2] == shape
+
+    @pytest.mark.parametrize("size", [(8, 3), (1, 9), (1, 1)])
+    def test_never_empty(self, photo: Make, encode: Encode, size: tuple[int, int]) -> None:
+        data = encode(photo(*size), "JPEG")
+        box = Box(size[0] - 1, size[1] - 1, 1, 1)
+        assert open_image(data, MAX).crop(box, 1).shape == (1, 1, 3)
+
+    def test_reduced_is_the_mean_of_what_it_covers(self, photo: Make, encode: Encode) -> None:
         data = encode(photo(512, 384), "JPEG", quality=95, subsampling="4:4:4")
         for factor in (2, 4, 8):
-            image = decode_image(data, max_pixels=MAX, min_scale=1 / factor)
+            image = open_image(data, MAX).crop(Box(0, 0, 512, 384), 384 // factor)
             expected = np.asarray(Image.fromarray(decode(data)).reduce(factor))
             assert np.abs(image.astype(int) - expected).mean() < 4
 
     def test_other_formats_come_whole(self, photo: Make, encode: Encode) -> None:
         for kind in ("PNG", "WebP", "BMP"):
-            data = encode(photo(64, 48), kind)
-            assert decode_image(data, max_pixels=MAX, min_scale=0.1).shape == (48, 64, 3)
+            image = open_image(encode(photo(64, 48), kind), MAX)
+            assert image.crop(Box(0, 0, 64, 48), 1).shape == (48, 64, 3)
+
+    def test_a_marker_out_of_place_is_noticed_anywhere(self, photo: Make, encode: Encode) -> None:
+        data = bytearray(encode(photo(200, 300), "JPEG"))
+        middle = len(data) // 2
+        data[middle : middle + 2] = b"\xff\xd5"  # a restart marker where none belongs
+        for box in (Box(0, 0, 200, 60), Box(0, 0, 200, 200), Box(0, 200, 200, 100)):
+            with pytest.raises(ImageError, match="damaged JPEG"):
+                open_image(bytes(data), MAX).crop(box, 1000)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from ..config import AugmentConfig
-from .decode import open_image
+from .decode import Box, open_image
 
 _TRIES = 10
 _CROP = slice(0, 4 * _TRIES)
@@ -31,21 +30,13 @@ _ORDERS = tuple(itertools.permutations(range(4)))
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's convert("L")
 
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle of pixels."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-
 def augment(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
     """uint8 RGB [H, W, 3] -> uint8 [S, S, 3], S = `config.image_size`."""
     draws = rng.random(_DRAWS).tolist()
     height, width = image.shape[:2]
-    return _finish(image, draw_crop(width, height, config, draws[_CROP]), config, draws)
+    box = draw_crop(width, height, config, draws[_CROP])
+    image = image[box.y : box.y + box.height, box.x : box.x + box.width]
+    return _finish(image, config, draws)
 
 
 def augment_encoded(
@@ -53,18 +44,17 @@ def augment_encoded(
 ) -> np.ndarray:
     """`augment` on an encoded image. Raises ImageError.
 
-    The crop is chosen from the header, so that a JPEG is decoded no larger than the crop needs.
+    The crop is chosen from the header, so that no more of a JPEG is decoded than it needs.
     """
     draws = rng.random(_DRAWS).tolist()
-    source = open_image(data, max_pixels)
-    box = draw_crop(source.width, source.height, config, draws[_CROP])
-    image = source.pixels(config.image_size / min(box.width, box.height))
-    return _finish(image, _scaled(box, source.width, source.height, image), config, draws)
+    image = open_image(data, max_pixels)
+    box = draw_crop(image.width, image.height, config, draws[_CROP])
+    return _finish(image.crop(box, config.image_size), config, draws)
 
 
-def _finish(image: np.ndarray, box: Box, config: AugmentConfig, draws: list[float]) -> np.ndarray:
-    """Everything after the crop was chosen."""
-    image = resize(image[box.y : box.y + box.height, box.x : box.x + box.width], config.image_size)
+def _finish(image: np.ndarray, config: AugmentConfig, draws: list[float]) -> np.ndarray:
+    """Everything after the crop."""
+    image = resize(image, config.image_size)
     if config.shift:
         image = shift(image, *(_integer(u, -config.shift, config.shift) for u in draws[_SHIFT]))
     if config.rotate:
@@ -110,16 +100,6 @@ def draw_crop(width: int, height: int, config: AugmentConfig, u: list[float]) ->
     elif width / height > high:
         w = max(1, round(h * high))
     return Box((width - w) // 2, (height - h) // 2, w, h)
-
-
-def _scaled(box: Box, width: int, height: int, image: np.ndarray) -> Box:
-    """`box` of a `width` x `height` image on that image decoded smaller; to the nearest pixel."""
-    if image.shape[:2] == (height, width):
-        return box
-    sx, sy = image.shape[1] / width, image.shape[0] / height
-    x, y = int(box.x * sx + 0.5), int(box.y * sy + 0.5)
-    right, bottom = int((box.x + box.width) * sx + 0.5), int((box.y + box.height) * sy + 0.5)
-    return Box(x, y, max(1, right - x), max(1, bottom - y))
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

@@ -31,6 +31,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from .jpeg import ImageError, Jpeg, segments
+from .orientation import orientation, upright
+
 # Decoding runs in many threads at once; OpenCV's own would only get in their way.
 cv2.setNumThreads(1)
 # Pillow warns of a damaged animation header; the first frame is all that is wanted.
@@ -52,8 +55,14 @@ _FOREIGN = {
 }
 
 
-class ImageError(Exception):
-    """Bytes that are no image we read. The message is the reason, on one line."""
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -64,33 +73,33 @@ class OpenImage:
     """Pixels, upright."""
     height: int
     """Pixels, upright."""
-    _jpeg: bytes = b""
-    _cmyk: bool = False
-    _orientation: int = 1
+    _jpeg: Jpeg | None = None
     _pixels: np.ndarray | None = None
 
-    def pixels(self, min_scale: float = 1.0) -> np.ndarray:
-        """Decode to uint8 [height, width, 3].
-
-        With `min_scale` below 1 a JPEG may come at 1/2, 1/4 or 1/8 of its size (rounded up), as
-        long as that is not less than `min_scale`: its blocks are then transformed to fewer
-        pixels, which is faster and antialiased. Raises ImageError.
-        """
-        if self._pixels is not None:
+    def pixels(self) -> np.ndarray:
+        """All of it, uint8 [height, width, 3]. Raises ImageError."""
+        if self._jpeg is None:
+            assert self._pixels is not None
             return self._pixels
-        factor = next((f for f in (8, 4, 2) if f * min_scale <= 1), 1)
-        reduced = {}
-        if factor > 1:
-            width, height = -(-self.width // factor), -(-self.height // factor)
-            if self._orientation > 4:
-                width, height = height, width
-            reduced = {"min_factor": factor, "min_width": width, "min_height": height}
-        if self._cmyk:
-            inverted = _decode_jpeg(self._jpeg, "CMYK", reduced).astype(np.uint16)
-            rgb = ((inverted[..., :3] * inverted[..., 3:] + 127) // 255).astype(np.uint8)
+        return self._jpeg.decode(1)
+
+    def crop(self, box: Box, at_least: int) -> np.ndarray:
+        """A rectangle of it, for training: only as much is decoded as that needs.
+
+        The result may be 1/2, 1/4 or 1/8 of the box (to the nearest pixel) where both its sides
+        stay `at_least` so long: a JPEG's blocks are then transformed to fewer pixels, which is
+        faster and antialiased. Otherwise it is that part of `pixels()`. Raises ImageError, but
+        may miss damage below the box; a file that ends early is always noticed.
+        """
+        if self._jpeg is None:
+            image, factor = self.pixels(), 1
         else:
-            rgb = _decode_jpeg(self._jpeg, "RGB", reduced)
-        return _upright(rgb, self._orientation)
+            short = min(box.width, box.height)
+            factor = next((f for f in (8, 4, 2) if f * at_least <= short), 1)
+            image = self._jpeg.decode(factor, box.y + box.height)
+        x, right = ((2 * v + factor) // (2 * factor) for v in (box.x, box.x + box.width))
+        y, bottom = ((2 * v + factor) // (2 * factor) for v in (box.y, box.y + box.height))
+        return image[y : max(bottom, y + 1), x : max(right, x + 1)]
 
 
 def open_image(data: bytes, max_pixels: int) -> OpenImage:
@@ -101,27 +110,23 @@ def open_image(data: bytes, max_pixels: int) -> OpenImage:
     kind = _kind(data)
     if kind != "JPEG":
         return _decoded(*_load(kind, data, max_pixels))
-    orientation, exif = _jpeg_exif(data)
+    turned, exif, height_at = segments(data)
     try:
         height, width, color, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError):  # a subsampling that TurboJPEG has no name for, or damage
-        color = ""
-    if not color:
         # Pillow reads the tags of an EXIF block by itself, and warns of damaged ones.
         stored, _ = _load(kind, data[: exif.start] + data[exif.stop :], max_pixels)
-        return _decoded(stored, orientation)
+        return _decoded(stored, turned)
     _check_size(width, height, max_pixels)
-    if orientation > 4:
+    jpeg = Jpeg(data, width, height, color in ("CMYK", "YCCK"), turned, height_at)
+    if turned > 4:
         width, height = height, width
-    return OpenImage(width, height, data, color in ("CMYK", "YCCK"), orientation)
+    return OpenImage(width, height, jpeg)
 
 
-def decode_image(data: bytes, *, max_pixels: int, min_scale: float = 1.0) -> np.ndarray:
-    """Decode to upright uint8 RGB [H, W, 3], contiguous. Raises ImageError.
-
-    `min_scale` as in `OpenImage.pixels`; evaluation leaves it at 1.
-    """
-    return open_image(data, max_pixels).pixels(min_scale)
+def decode_image(data: bytes, *, max_pixels: int) -> np.ndarray:
+    """Decode to upright uint8 RGB [H, W, 3], contiguous. Raises ImageError."""
+    return open_image(data, max_pixels).pixels()
 
 
 def _kind(data: bytes) -> str:
@@ -147,87 +152,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-# JPEG --------------------------------------------------------------------------------------
-
-
-def _decode_jpeg(data: bytes, color: str, reduced: dict[str, int]) -> np.ndarray:
-    """Pixels as stored, in full or `reduced`.
-
-    What libjpeg only warns of is an error, but for two oddities that leave no pixel undecoded and
-    are widespread (the Cats and Dogs photos have both): bytes between picture and end marker, and
-    a wrong version number.
-    """
-    try:
-        return simplejpeg.decode_jpeg(data, color, **reduced)
-    except ValueError as error:
-        reason = str(error)
-    if "extraneous bytes before marker 0xd9" in reason:
-        return simplejpeg.decode_jpeg(data, color, strict=False, **reduced)
-    if "unknown JFIF revision" in reason:  # raised by the decoder even when it is not strict
-        major = data.find(b"JFIF\0") + 5
-        if data[major] != 1:
-            return _decode_jpeg(data[:major] + b"\1" + data[major + 1 :], color, reduced)
-    raise ImageError(f"damaged JPEG: {reason}")
-
-
-def _jpeg_exif(data: bytes) -> tuple[int, slice]:
-    """EXIF orientation and where the EXIF segment lies (empty when there is none)."""
-    at = 2
-    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-        marker = data[at + 1]
-        if marker in (0xDA, 0xD9):  # the picture itself, or the end
-            break
-        if marker == 0xFF:  # padding
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            return _orientation(data[at + 10 : end]), slice(at, end)
-        at = end
-    return 1, slice(len(data), len(data))
-
-
-def _orientation(tiff: bytes) -> int:
-    """Tag 0x0112 of an EXIF block; 1 (upright) when there is none or the block is damaged."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None:
-        return 1
-    try:
-        (at,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (entries,) = struct.unpack_from(f"{order}H", tiff, at)
-        for entry in range(at + 2, at + 2 + 12 * entries, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
-            if tag == 0x0112:
-                form = {1: "B", 3: "H", 4: "I"}[kind]
-                (value,) = struct.unpack_from(f"{order}{form}", tiff, entry + 8)
-                return value if 1 <= value <= 8 else 1
-    except (struct.error, KeyError):
-        pass
-    return 1
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation (TIFF 6.0, p. 36)."""
-    match orientation:
-        case 2:
-            return cv2.flip(pixels, 1)
-        case 3:
-            return cv2.flip(pixels, -1)
-        case 4:
-            return cv2.flip(pixels, 0)
-        case 5:
-            return cv2.transpose(pixels)
-        case 6:
-            return cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE)
-        case 7:
-            return cv2.flip(cv2.transpose(pixels), -1)
-        case 8:
-            return cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE)
-        case _:
-            return pixels
-
-
-# Everything else ---------------------------------------------------------------------------
+# What Pillow decodes ------------------------------------------------------------------------
 
 _PILLOW: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     "JPEG": JpegImageFile,
@@ -252,7 +177,7 @@ def _load(kind: str, data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
         _check_size(*image.size, max_pixels)
         image.load()
         exif = image.info.get("exif", b"")
-        return _rgb(image), _orientation(exif.removeprefix(b"Exif\0\0"))
+        return _rgb(image), orientation(exif.removeprefix(b"Exif\0\0"))
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # on damaged files Pillow raises whatever it ran into
@@ -260,8 +185,8 @@ def _load(kind: str, data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
         raise ImageError(f"damaged {kind}: {reason}") from None
 
 
-def _decoded(stored: np.ndarray, orientation: int) -> OpenImage:
-    pixels = _upright(stored, orientation)
+def _decoded(stored: np.ndarray, turned: int) -> OpenImage:
+    pixels = upright(stored, turned)
     return OpenImage(pixels.shape[1], pixels.shape[0], _pixels=pixels)
 
 
