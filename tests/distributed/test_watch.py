@@ -96,7 +96,7 @@ def test_the_first_error_is_everyones_story(tmp_path: Path) -> None:
     # Rank 0 and 2 hang in what might be a collective: they are ended, with the story.
     assert end(ranks[0]) == (1, f"seresnext: error: {story}\n")
     assert end(ranks[2]) == (1, f"seresnext: error: {story}\n")
-    assert end(ranks[1]) == (1, "UserError no such\n image\n")
+    assert end(ranks[1]) == (1, "RankLost no such\n image\n")
 
 
 def test_a_bug_is_named_by_its_type(tmp_path: Path) -> None:

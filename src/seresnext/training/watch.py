@@ -42,14 +42,15 @@ _HELLO = struct.Struct("<qq")
 
 
 class RankLost(UserError):
-    """This rank ends because another did; the message is the other's story."""
+    """The run ends because one rank did; rank 0 knows the story too, and is the one to say it."""
 
 
 class Watch:
     """While entered, a rank that ends, fails or falls silent ends this process too.
 
-    Leaving it with an exception tells the others why. Where another rank was lost first, leaving
-    raises RankLost with its story instead. A process that does not get to leaving, because it
+    Leaving it with an exception tells the others why; a rank other than 0 then raises RankLost
+    instead of a UserError. Where another rank was lost first, leaving raises RankLost with its
+    story. A process that does not get to leaving, because it
     hangs in a collective, is ended from here with exit code 1.
     """
 
@@ -103,7 +104,10 @@ class Watch:
         end = threading.Timer(_GRACE, os._exit, (1,))
         end.daemon = True
         end.start()
-        if self.story and not isinstance(error, UserError):
+        if isinstance(error, UserError):
+            if self.rank > 0:
+                raise RankLost(str(error)) from error
+        elif self.story:
             raise RankLost(self.story) from error
 
     # Meeting -------------------------------------------------------------------------------

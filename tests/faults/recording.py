@@ -1,0 +1,42 @@
+"""`seresnext train` with a memory, for tests: python recording.py NOTES STOP train WORDS...
+
+Each rank writes the samples of its steps to NOTES/rank-N.jsonl, and the last rank sends itself
+SIGTERM in its step number STOP after the start (0: never).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import seresnext.train as loop
+from seresnext.batch import Batch
+from seresnext.cli import main
+
+notes, stop = Path(sys.argv[1]), int(sys.argv[2])
+create_engine = loop.create_engine
+
+
+def recorded_engine(*arguments: Any) -> Any:
+    engine = create_engine(*arguments)
+    train_step, steps = engine.train_step, 0
+
+    def step(batch: Batch, lr: float) -> Any:
+        nonlocal steps
+        steps += 1
+        with open(notes / f"rank-{engine.rank}.jsonl", "a") as file:
+            file.write(json.dumps(batch.index.tolist()) + "\n")
+        if steps == stop and engine.rank == engine.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(batch, lr)
+
+    engine.train_step = step
+    return engine
+
+
+loop.create_engine = recorded_engine
+sys.exit(main(sys.argv[3:]))
