@@ -166,8 +166,13 @@ def test_weights_without_pre_trained_are_left_alone() -> None:
     ],
 )
 def test_devices(target: str, engine: str | None, expected: EngineConfig) -> None:
-    options = TrainOptions(device_target=target, engine=engine, device_id=1)  # type: ignore[arg-type]
-    assert engine_config(options) == expected
+    assert engine_config(target, 1, engine) == expected  # type: ignore[arg-type]
+
+
+def test_the_cpu_does_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert engine_config("CPU", 0, None).name == "mindspore"
+    assert engine_config("GPU", 0, None).name == "torch"
 
 
 def test_mindspore_on_a_gpu_is_refused() -> None:

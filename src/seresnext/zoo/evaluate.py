@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ..data.source import image_folder
@@ -85,6 +86,7 @@ class Evaluator:
         self.engine: Engine | None = None
         self.folder = _images(options)
         self.class_names = image_folder(self.folder, allow_empty_classes=True).class_names
+        self.inputs = zoo_input(options.image_height, options.image_width)
         found, expected = len(self.class_names), options.num_classes
         if expected is not None and found != expected:
             raise UserError(f"num_classes is {expected}, but {self.folder} has {found} classes")
@@ -94,28 +96,17 @@ class Evaluator:
         if path.is_dir() and (path / MANIFEST).is_file():
             load_checkpoint(path)  # its hashes are checked here, not by what reads the weights
         foreign = load_weights(path)
-        spec = self._spec(path, foreign)
+        spec = spec_of(path, foreign, self.class_names, self.inputs)
         if self.engine and self.engine.spec == spec:
             self.engine.load_state_dict(EngineState(model=foreign.weights))
         else:
             if self.engine:
                 self.engine.close()
-            self.engine = create_engine(spec, foreign.weights, engine_config(self.options))
+            o = self.options
+            settings = engine_config(o.device_target, o.device_id, o.engine)
+            self.engine = create_engine(spec, foreign.weights, settings)
         metrics, _ = evaluate_folder(self.engine, self.folder, batch_size=self.options.batch_size)
         return metrics
-
-    def _spec(self, path: Path, foreign: ForeignModel) -> ModelSpec:
-        """Class names and input: of the run that wrote the checkpoint where there is one, else
-        the folder's class names in order and the original's input."""
-        spec = foreign.spec or run_spec(path.parent)
-        classes = foreign.architecture.num_classes
-        if spec and len(spec.class_names) == classes:
-            return ModelSpec(foreign.architecture, spec.class_names, spec.input)
-        if classes != len(self.class_names):
-            raise UserError(
-                f"it has {classes} classes, {self.folder} has {len(self.class_names)} class folders"
-            )
-        return ModelSpec(foreign.architecture, self.class_names, zoo_input(self.options))
 
 
 def _images(options: EvalOptions) -> Path:
@@ -127,11 +118,24 @@ def _images(options: EvalOptions) -> Path:
     return validation_folder(Path(options.val_data_path or options.data_path))
 
 
-def zoo_input(options: EvalOptions) -> InputSpec:
+def spec_of(
+    path: Path, foreign: ForeignModel, class_names: tuple[str, ...], inputs: InputSpec
+) -> ModelSpec:
+    """Class names and input of a checkpoint: those of the run that wrote it where there is one,
+    else the given ones. Raises UserError where the number of classes is another."""
+    spec = foreign.spec or run_spec(path.parent)
+    classes = foreign.architecture.num_classes
+    if spec and len(spec.class_names) == classes:
+        return ModelSpec(foreign.architecture, spec.class_names, spec.input)
+    if classes != len(class_names):
+        raise UserError(f"it has {classes} classes, the images {len(class_names)} class folders")
+    return ModelSpec(foreign.architecture, class_names, inputs)
+
+
+def zoo_input(height: int, width: int) -> InputSpec:
     """The original's evaluation preprocessing: short side 256, centre crop 224, bilinear."""
     inputs = zoo().augment.input_spec()
-    side = image_size(options.image_height, options.image_width)
-    return InputSpec(side, inputs.crop_ratio, inputs.interpolation)
+    return replace(inputs, image_size=image_size(height, width))
 
 
 def run_spec(folder: Path) -> ModelSpec | None:

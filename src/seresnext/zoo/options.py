@@ -18,6 +18,7 @@ import yaml
 from ..errors import UserError
 
 T = TypeVar("T")
+Target = Literal["CPU", "GPU", "Ascend"]
 MAX_YAML_BYTES = 1 << 20
 """A configuration above this is refused unread (the names below take 2 kB)."""
 
@@ -99,7 +100,12 @@ class ExportOptions:
     height: int = named(224, "as width")
     device_target: Literal["CPU", "GPU", "Ascend"] = named("Ascend", "what to compute on")
     device_id: int = named(0, "which device")
-    data_path: str = named("", "images that name the classes, and that the export is checked with")
+    engine: Literal["torch", "mindspore"] | None = named(
+        None, "framework to compare with (default: torch on CPU and GPU, mindspore on Ascend)"
+    )
+    data_path: str = named(
+        "", "images that name the classes and to compare on (default: those of the run)"
+    )
 
 
 DOORS = (TrainOptions, EvalOptions, ExportOptions)

@@ -46,7 +46,8 @@ def write_labels(data: Path, out: Path, class_names: Sequence[str] | None = None
     folders, and what `image_folder` raises.
     """
     folder = validation_folder(data)
-    source = image_folder(folder, class_names=class_names, allow_empty_classes=True)
+    known = _label_names(folder, class_names)
+    source = image_folder(folder, class_names=known, allow_empty_classes=True)
     labels = {source.name(index): int(source.labels[index]) for index in range(len(source))}
     names = flat_names(images_below(folder))
     astray = [path for path in names if path not in labels]
@@ -63,6 +64,27 @@ def write_labels(data: Path, out: Path, class_names: Sequence[str] | None = None
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from None
     return path
+
+
+def _label_names(folder: Path, model_names: Sequence[str] | None) -> Sequence[str]:
+    """Class names in the order of their indices.
+
+    Those of the model; but where it has mere numbers for want of names (an original checkpoint,
+    exported without images) and the folders other names, the folders', sorted, as the original had
+    them. Raises UserError where those are not as many.
+    """
+    folders = image_folder(folder, allow_empty_classes=True).class_names
+    if model_names is None:
+        return folders
+    numbered = list(model_names) == [str(index) for index in range(len(model_names))]
+    if not numbered or set(folders) <= set(model_names):
+        return model_names
+    if len(folders) != len(model_names):
+        raise UserError(
+            f"the model has {len(model_names)} classes without names, {folder} has {len(folders)} "
+            "class folders; export it again with --data_path, which names the classes"
+        )
+    return folders
 
 
 def set_aside(path: Path) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import tyro
 
-from ..config import Config, EngineConfig, validate
+from ..config import Config, EngineConfig, EngineName, validate
 from ..errors import UserError
 from ..launch import world_size
 from ..recipes import recipe
 from ..training.checkpoint import STATE, list_checkpoints
-from .options import Options, TrainOptions
+from .options import Options, Target, TrainOptions
 
 
 def train_config(
@@ -31,7 +32,7 @@ def train_config(
     if o.pre_trained and not o.checkpoint_path:
         raise UserError("pre_trained is True: give --checkpoint_path, the weights to start from")
     root, train, val = _folders(o)
-    engine = engine_config(o)
+    engine = engine_config(o.device_target, o.device_id, o.engine)
     notes = []
     if engine.device == "cpu":
         notes.append("device_target CPU: float32; the original's float16 is for accelerators")
@@ -120,13 +121,12 @@ def image_size(height: int, width: int) -> int:
     return height
 
 
-def engine_config(options: Options) -> EngineConfig:
+def engine_config(target: Target, device_id: int, engine: EngineName | None) -> EngineConfig:
     """Framework and device for `device_target`, `device_id` and `engine`, float32.
 
     Raises UserError for a pair that does not exist.
     """
-    target = options.device_target
-    name = options.engine or ("mindspore" if target == "Ascend" else "torch")
+    name = engine or _usual_engine(target)
     if target == "CPU":
         return EngineConfig(name=name, device="cpu")
     if target == "GPU" and name == "mindspore":
@@ -135,4 +135,11 @@ def engine_config(options: Options) -> EngineConfig:
         )
     kind = {"GPU": "cuda", "Ascend": "ascend" if name == "mindspore" else "npu"}[target]
     own = world_size() > 1  # each process takes the device of its local rank
-    return EngineConfig(name=name, device=kind if own else f"{kind}:{options.device_id}")
+    return EngineConfig(name=name, device=kind if own else f"{kind}:{device_id}")
+
+
+def _usual_engine(target: Target) -> EngineName:
+    """MindSpore on Ascend, PyTorch on a GPU; on the CPU PyTorch where it is installed."""
+    if target == "Ascend" or (target == "CPU" and importlib.util.find_spec("torch") is None):
+        return "mindspore"
+    return "torch"

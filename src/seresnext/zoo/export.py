@@ -1,0 +1,53 @@
+"""`export.py`: one checkpoint as AIR, ONNX or MINDIR, compared before it counts."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from ..data.source import evaluation_folder, image_folder
+from ..errors import UserError
+from ..export import SUFFIXES, Format, export, print_report
+from ..export import Options as Comparing
+from ..export_images import recorded_data
+from ..model.finished import save_model
+from ..model.foreign import load_weights
+from .evaluate import spec_of, zoo_input
+from .options import ExportOptions, parse
+from .settings import engine_config
+
+_FORMATS: dict[str, Format] = {"AIR": "air", "ONNX": "onnx", "MINDIR": "mindir"}
+
+
+def main(argv: list[str]) -> int:
+    options, flags = parse(ExportOptions, argv, "export.py")
+    if flags:
+        raise UserError(f"export.py takes no flags after --, got {' '.join(flags)}")
+    if not options.ckpt_file:
+        raise UserError("ckpt_file is not set: give --ckpt_file F, the checkpoint to export")
+    settings = engine_config(options.device_target, options.device_id, options.engine)
+    path = Path(options.ckpt_file)
+    data = Path(options.data_path) if options.data_path else recorded_data(path.parent)[1]
+    foreign = load_weights(path)
+    spec = spec_of(
+        path,
+        foreign,
+        class_names(data, foreign.architecture.num_classes),
+        zoo_input(options.height, options.width),
+    )
+    form = _FORMATS[options.file_format]
+    out = Path(options.file_name.removesuffix(SUFFIXES[form]) + SUFFIXES[form])
+    with tempfile.TemporaryDirectory(prefix="seresnext-") as folder:
+        model = Path(folder, "model")
+        save_model(model, spec, foreign.weights)
+        comparing = Comparing(data=data, engine=settings.name, device=settings.device)
+        report = export(model, form, out, comparing)
+    print_report(report)
+    return 0
+
+
+def class_names(data: Path | None, classes: int) -> tuple[str, ...]:
+    """The sorted class folders of `data`; without images the classes are numbered."""
+    if data is None:
+        return tuple(map(str, range(classes)))
+    return image_folder(evaluation_folder(data), allow_empty_classes=True).class_names
