@@ -7,6 +7,7 @@ and refuses the rest.
 from __future__ import annotations
 
 import argparse
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,11 @@ def read_pth(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     try:
         # timm and many scripts save their arguments beside the weights: a plain record. An open
         # file, for by a path's suffix torch would choose another reader.
-        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),
+            warnings.catch_warnings(action="ignore"),  # of an unusual pickle protocol
+            path.open("rb") as file,
+        ):
             if file.read(4) == b"PK\x03\x04":
                 _refuse_compressed(path, size)
             file.seek(0)
@@ -47,7 +52,9 @@ def read_pth(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     except UserError:
         raise
     except Exception as error:  # a hostile file makes the reader raise anything
-        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        # torch goes on to advise loading it the unsafe way.
+        reason = str(error).partition("\n")[0].partition(". In PyTorch")[0][:200]
+        reason = reason or type(error).__name__
         raise UserError(
             f"{path} is not a weights-only PyTorch file and was not loaded: {reason}; nothing in "
             "it was executed. Expected torch.save(model.state_dict(), ...)"
