@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -165,3 +166,34 @@ def test_a_signal_reaches_the_ranks_which_save_and_go_on_later(
     arguments[arguments.index("300")] = "5"
     done = command(SCRIPT, *arguments[1:], cwd=tmp_path)
     assert f"resuming after step {int(newest.name[5:])}" in done.stdout
+
+
+@pytest.mark.slow
+def test_two_servers(tmp_path: Path, digits: Path) -> None:
+    """Two addresses of this machine stand for two servers; each starts its own ranks."""
+    write_table(tmp_path, table_of({"127.0.0.1": [0], "127.0.0.2": [0]}))
+    arguments = [
+        *("bash", str(ROOT / SCRIPT), "rank_table.json", "imagenet", "--device_target", "CPU"),
+        *("--data_path", str(digits), "--epoch_size", "1", *TINY),
+    ]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    servers = [
+        subprocess.Popen(
+            [*arguments, "--server_id", address, "--master_port", str(port), *LAYERS],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for address in ("127.0.0.1", "127.0.0.2")
+    ]
+    said = [server.communicate(timeout=240)[0] for server in servers]
+    assert [server.returncode for server in servers] == [0, 0]
+    assert said[0].startswith("starting 1 of 2 ranks (0 to 0) with torch")
+    assert said[1].startswith("starting 1 of 2 ranks (1 to 1) with torch")
+    assert "torch cpu (1 thread) x 2" in said[0]
+    assert re.search(r"^epoch: 1 step: 3, loss is \d+\.\d{6}$", said[0], re.M)
+    assert (tmp_path / "ckpt_0" / "train_senet_imagenet-1_3.ckpt").is_file()
