@@ -207,7 +207,13 @@ def print_results(results: Sequence[Measurement]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE, title=machine(), title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=machine(),
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("model", overflow="fold")
     for name in (
         "runtime",
@@ -215,12 +221,12 @@ def print_results(results: Sequence[Measurement]) -> None:
         "p99 ms",
         "speed",
         "images/s",
-        "at batch",
+        "batch",
         "speed",
         "peak MB",
         "file MB",
     ):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         rate, size = result.throughput()
         table.add_row(

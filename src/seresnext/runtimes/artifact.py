@@ -64,7 +64,7 @@ def read_artifact(text: str | None, source: Path) -> Artifact:
         )
     try:
         artifact: Artifact = from_dict(Artifact, json.loads(text), METADATA_KEY)
-    except (ValueError, AssertionError, RecursionError, UserError) as error:
+    except (ValueError, TypeError, AssertionError, RecursionError, UserError) as error:
         raise UserError(
             f"{source}: its metadata is damaged ({str(error) or 'class count'}); export it again"
         ) from None

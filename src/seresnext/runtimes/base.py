@@ -137,6 +137,12 @@ def artifact_kind(path: Path) -> str:
     )
 
 
+def cpu(threads: int) -> str:
+    """The CPU's name for people, as engines give it."""
+    count = f" ({threads} thread{'s' if threads > 1 else ''})" if threads else ""
+    return f"cpu{count}"
+
+
 def read_file(path: Path) -> bytes:
     """The whole file. Raises UserError."""
     try:

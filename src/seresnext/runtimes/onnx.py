@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from ..errors import UserError
 from .artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Artifact, read_artifact
-from .base import read_file
+from .base import cpu, read_file
 from .network import normalise
 
 _PROVIDERS = {
@@ -49,7 +49,7 @@ class OnnxRuntime:
             raise UserError(f"{path} is no usable ONNX model: {_line(error)}") from None
         if self._session.get_providers()[0] != _PROVIDERS[kind]:
             kind = "cpu"
-        self.device = kind if kind != "cpu" or not threads else f"cpu ({threads} threads)"
+        self.device = cpu(threads) if kind == "cpu" else kind
         self._piece = _PIECE[kind]
 
     def predict(self, images: np.ndarray) -> np.ndarray:

@@ -123,6 +123,7 @@ def write(model: onnx.ModelProto, artifact: Artifact, path: Path) -> None:
     model = finished
     if artifact.precision == "int8":
         _use_unsigned_activations(model.graph)
+        _halve_grouped_weights(model.graph)
     if artifact.with_preprocessing:
         _add_preprocessing(model.graph, artifact.spec.input)
     model.producer_name, model.producer_version = "seresnext", artifact.version
@@ -148,6 +149,24 @@ def _use_unsigned_activations(graph: onnx.GraphProto) -> None:
                 zero.CopyFrom(numpy_helper.from_array(shifted.astype(np.uint8), zero.name))
                 changed.add(zero.name)
     del graph.value_info[:]  # types that no longer hold; nothing needs them
+
+
+def _halve_grouped_weights(graph: onnx.GraphProto) -> None:
+    """Bring the grouped convolutions' weights from -127..127 to -64..64.
+
+    All others are there by NNCF's overflow fix (see `nncf_int8`), which passes these over.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in constants:
+            continue
+        kernel, scale = constants[node.input[0]], constants[node.input[1]]
+        values = numpy_helper.to_array(kernel).astype(np.float32)
+        if np.abs(values).max() > 64:
+            smaller = np.rint(values * 64 / 127).astype(np.int8)
+            kernel.CopyFrom(numpy_helper.from_array(smaller, kernel.name))
+            larger = numpy_helper.to_array(scale) * np.float32(127 / 64)
+            scale.CopyFrom(numpy_helper.from_array(larger, scale.name))
 
 
 def _add_preprocessing(graph: onnx.GraphProto, spec: InputSpec) -> None:

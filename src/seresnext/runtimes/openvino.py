@@ -13,7 +13,7 @@ import openvino as ov
 
 from ..errors import UserError
 from .artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Artifact, read_artifact
-from .base import read_file
+from .base import cpu, read_file
 from .network import normalise
 from .openvino_export import WEIGHTS_KEY
 
@@ -43,7 +43,7 @@ class OpenVINORuntime:
             raise UserError(f"{path} cannot be run on {self._device}: {_line(error)}") from None
         self._queue: ov.AsyncInferQueue | None = None
         self._logits = np.empty((0, 0), np.float32)
-        self.device = self._device.lower() + (f" ({threads} threads)" if threads else "")
+        self.device = cpu(threads) if self._device == "CPU" else self._device.lower()
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..model.architecture import weight_shapes
 from .artifact import METADATA_KEY, Artifact, read_artifact
+from .base import cpu
 from .network import normalise
 from .torch_export import ExportedNetwork
 
@@ -44,7 +45,7 @@ class TorchRuntime:
         if run_program:
             self._network = torch.export.load(path).module().to(self._device)
         self.spec = self.artifact.spec
-        self.device = str(self._device)
+        self.device = cpu(threads) if self._device.type == "cpu" else str(self._device)
 
     @torch.inference_mode()
     def predict(self, images: np.ndarray) -> np.ndarray:
@@ -115,5 +116,6 @@ def _tensor(archive: zipfile.ZipFile, folder: str, entry: dict, expected: Tensor
     if entry["use_pickle"]:
         raise ValueError("pickled weights, which are never read")
     data = archive.read(folder + entry["path_name"])
-    values = torch.frombuffer(bytearray(data), dtype=expected.dtype)
-    return values.reshape(expected.shape)
+    if len(data) != expected.nbytes:
+        raise ValueError(f"a weight of {len(data)} bytes instead of {expected.nbytes}")
+    return torch.frombuffer(bytearray(data), dtype=expected.dtype).reshape(expected.shape)

@@ -1,0 +1,195 @@
+"""What every runtime must do, as one template: subclass it per runtime and name its format.
+
+The expected logits are the torch engine's; the tolerance is the export gate's.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from runtimes.networks import (
+    CLASSES,
+    artifact,
+    difference,
+    engine_logits,
+    random_images,
+    random_weights,
+    tiny_spec,
+)
+from seresnext.errors import UserError
+from seresnext.gate import TOLERANCES
+from seresnext.model.spec import ModelSpec
+from seresnext.runtimes.artifact import Artifact
+from seresnext.runtimes.base import Runtime, create_runtime, writer
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "odd side": {"image_size": 45},
+    "same pooling": {"max_pool": "same", "image_size": 36},
+    "same pooling, odd": {"max_pool": "same", "image_size": 34},
+    "deep, average": {"stem": "deep", "downsample": "avg", "image_size": 46},
+    "wide groups": {"cardinality": 4, "base_width": 32, "layers": (2, 1, 1, 1)},
+}
+
+
+class RuntimeContract:
+    """Inherit, name `kind`, and override `write` where the format has no writer of its own."""
+
+    kind: ClassVar[str]
+    suffix: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
+    preprocessing: ClassVar[bool] = True
+    _written: ClassVar[dict[str, Path]]
+
+    def __init_subclass__(cls) -> None:
+        cls._written = {}
+
+    def write(self, described: Artifact, weights: dict[str, np.ndarray], path: Path) -> None:
+        form = writer(self.kind)
+        form.write(form.build(described, weights), described, path)
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        self._new = lambda: tmp_path_factory.mktemp(self.kind) / f"model{self.suffix}"
+
+    def artifact(self, spec: ModelSpec, **fields: Any) -> Path:
+        """The file for a network of `random_weights`, written once; not to be changed."""
+        described = artifact(spec, **fields)
+        key = described.to_json()
+        if key not in self._written:
+            path = self._new()
+            self.write(described, random_weights(spec), path)
+            self._written[key] = path
+        return self._written[key]
+
+    def copy(self, path: Path) -> Path:
+        """The same files in a folder of their own, to be damaged."""
+        return Path(shutil.copytree(path.parent, self._new().parent / "copy")) / path.name
+
+    # Answers ---------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+    def test_it_answers_as_the_engine_does(self, network: dict[str, Any]) -> None:
+        spec = tiny_spec(**network)
+        runtime = create_runtime(self.artifact(spec))
+        images = random_images(9, spec.input.image_size)
+        limit = TOLERANCES["fp32"].relative / 10
+        assert difference(runtime.predict(images), engine_logits(spec)) < limit
+        assert difference(runtime.predict(images[:1]), engine_logits(spec)[:1]) < limit
+
+    def test_a_difference_would_be_seen(self) -> None:
+        spec, path = tiny_spec(), self._new()
+        weights = random_weights(spec)
+        weights["layer3.0.conv2.weight"][5, 1, 1, 1] += 1
+        self.write(artifact(spec), weights, path)
+        logits = create_runtime(path).predict(random_images(9, 32))
+        assert difference(logits, engine_logits(spec)) > TOLERANCES["fp32"].relative
+
+    @pytest.mark.parametrize("count", [0, 1, 2, 3, 7])
+    def test_any_number_of_images(self, count: int) -> None:
+        runtime = create_runtime(self.artifact(tiny_spec()), threads=1)
+        logits = runtime.predict(random_images(9, 32)[9 - count :])
+        assert logits.shape == (count, len(CLASSES))
+        np.testing.assert_allclose(logits, engine_logits(tiny_spec())[9 - count :], atol=1e-5)
+
+    def test_answers_are_the_callers_to_keep(self) -> None:
+        runtime = create_runtime(self.artifact(tiny_spec()))
+        images = random_images(2, 32)
+        first = runtime.predict(images[:1])
+        kept = first.copy()
+        runtime.predict(images[1:])
+        np.testing.assert_array_equal(first, kept)
+
+    def test_with_preprocessing(self) -> None:
+        if not self.preprocessing:
+            pytest.skip(f"{self.kind} takes normalised images only")
+        runtime = create_runtime(self.artifact(tiny_spec(), with_preprocessing=True))
+        logits = runtime.predict(random_images(9, 32))
+        assert difference(logits, engine_logits(tiny_spec())) < 1e-5
+
+    def test_half_precision(self) -> None:
+        if "fp16" not in self.precisions:
+            pytest.skip(f"{self.kind} is written in fp32 only")
+        full, half = (self.artifact(tiny_spec(), precision=p) for p in ("fp32", "fp16"))
+        error = difference(
+            create_runtime(half).predict(random_images(9, 32)), engine_logits(tiny_spec())
+        )
+        assert 1e-6 < error < TOLERANCES["fp16"].relative
+        sizes = [sum(f.stat().st_size for f in p.parent.iterdir()) for p in (half, full)]
+        assert sizes[0] < 0.6 * sizes[1]
+
+    # Description -----------------------------------------------------------------------------
+
+    def test_it_knows_what_it_is(self) -> None:
+        spec = tiny_spec(max_pool="same", image_size=36)
+        runtime = create_runtime(self.artifact(spec))
+        assert isinstance(runtime, Runtime)
+        assert runtime.spec == spec
+        assert runtime.name == self.kind
+        assert runtime.device.startswith("cpu")
+        runtime.close()
+
+    def test_it_is_told_by_its_content(self) -> None:
+        path = self.copy(self.artifact(tiny_spec()))
+        renamed = path.rename(path.with_suffix(".model"))
+        assert create_runtime(renamed).name == self.kind
+
+    def test_a_device_that_is_not_there(self) -> None:
+        with pytest.raises(UserError, match=r"--device.*expected auto"):
+            create_runtime(self.artifact(tiny_spec()), device="abacus")
+
+    # Damage ----------------------------------------------------------------------------------
+
+    def refused(self, path: Path, pattern: str | None = None) -> None:
+        with pytest.raises(UserError, match=pattern) as caught:
+            create_runtime(path).predict(random_images(1, 32))
+        text = str(caught.value)
+        assert "\n" not in text
+        assert len(text) < 1000
+        assert re.search(r"expected|export it again|refused|no usable|no valid|cannot", text), text
+
+    @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+    def test_a_truncated_file_is_refused(self, share: float) -> None:
+        path = self.copy(self.artifact(tiny_spec()))
+        data = path.read_bytes()
+        path.write_bytes(data[: int(share * len(data))])
+        self.refused(path)
+
+    def test_garbage_is_refused(self) -> None:
+        path = self.copy(self.artifact(tiny_spec()))
+        data = path.read_bytes()
+        noise = np.random.default_rng(0).bytes(len(data))
+        path.write_bytes(data[:16] + noise)
+        self.refused(path)
+        path.write_bytes(noise)
+        self.refused(path)
+
+    def test_a_file_of_text_is_refused(self) -> None:
+        path = self._new()
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
+        self.refused(path, "is no model")
+
+    def test_other_classes_than_the_network_has_are_refused(self) -> None:
+        six = tiny_spec(classes=(*CLASSES, "sixth"))
+        path = self._new()
+        described = artifact(tiny_spec())
+        try:
+            self.write_mismatched(described, random_weights(six), path)
+        except NotImplementedError:
+            pytest.skip(f"{self.kind}: this cannot be written")
+        self.refused(path)
+
+    def write_mismatched(
+        self, described: Artifact, weights: dict[str, np.ndarray], path: Path
+    ) -> None:
+        """Metadata of one network, weights of another with more classes."""
+        form = writer(self.kind)
+        classes = tuple(map(str, range(len(weights["fc.bias"]))))
+        model = form.build(artifact(tiny_spec(classes=classes)), weights)
+        form.write(model, described, path)

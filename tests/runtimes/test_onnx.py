@@ -1,0 +1,174 @@
+"""ONNX: the contract, and what is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from runtimes.contract import RuntimeContract
+from runtimes.networks import (
+    artifact,
+    difference,
+    engine_logits,
+    random_images,
+    random_weights,
+    tiny_spec,
+)
+from seresnext.errors import UserError
+from seresnext.runtimes import onnx as runtime_file
+from seresnext.runtimes import onnx_export
+from seresnext.runtimes.artifact import METADATA_KEY
+from seresnext.runtimes.base import create_runtime
+from seresnext.runtimes.network import normalise
+
+
+class TestContract(RuntimeContract):
+    kind = "onnx"
+    suffix = ".onnx"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    described = artifact(tiny_spec())
+    onnx_export.write(onnx_export.build(described, random_weights(tiny_spec())), described, path)
+    return path
+
+
+def changed(path: Path, out: Path, change: Callable[[onnx.ModelProto], object]) -> Path:
+    model = onnx.load(path)
+    change(model)
+    out.write_bytes(model.SerializeToString())
+    return out
+
+
+def test_the_file_stands_alone(path: Path) -> None:
+    """What others see who know nothing of this package."""
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+    kinds = {node.op_type for node in model.graph.node}
+    assert not kinds & {"BatchNormalization", "Identity", "Constant"}
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (pixels,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (pixels.name, pixels.shape) == ("pixel_values", ["batch", 3, 32, 32])
+    assert (logits.name, logits.shape) == ("logits", ["batch", 5])
+    images = normalise(random_images(9, 32), tiny_spec().input)
+    answer = session.run(None, {"pixel_values": images})[0]
+    assert difference(answer, engine_logits(tiny_spec())) < 1e-5
+
+
+def test_half_precision_reaches_every_convolution() -> None:
+    model = onnx_export.build(artifact(tiny_spec(), precision="fp16"), random_weights(tiny_spec()))
+    assert {t.data_type for t in model.graph.initializer} == {TensorProto.FLOAT16}
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../outside", "/etc/hostname"])
+def test_weights_in_other_files_are_refused(path: Path, tmp_path: Path, location: str) -> None:
+    """Inside the folder too: artifacts are single files."""
+
+    def move_out(model: onnx.ModelProto) -> None:
+        tensor = model.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+
+    with pytest.raises(UserError, match=r"keeps its weights in other files .*refused"):
+        create_runtime(changed(path, tmp_path / "m.onnx", move_out))
+
+
+@pytest.mark.parametrize("where", ["attribute", "inner graph", "sparse", "function"])
+def test_weights_in_other_files_are_found_wherever_they_hide(
+    path: Path, tmp_path: Path, where: str
+) -> None:
+    tensor = numpy_helper.from_array(np.zeros(3, np.float32), "hidden")
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    constant = helper.make_node("Constant", [], ["c"], value=tensor)
+
+    def hide(model: onnx.ModelProto) -> None:
+        if where == "attribute":
+            model.graph.node.append(constant)
+        elif where == "inner graph":
+            inner = helper.make_graph([constant], "inner", [], [])
+            model.graph.node.append(helper.make_node("If", ["x"], ["y"], then_branch=inner))
+        elif where == "sparse":
+            model.graph.sparse_initializer.add().indices.CopyFrom(tensor)
+        else:
+            model.functions.add(name="f").node.append(constant)
+
+    with pytest.raises(UserError, match=r"other files \(tensor 'hidden'\)"):
+        create_runtime(changed(path, tmp_path / "m.onnx", hide))
+
+
+def test_a_foreign_model_is_refused(path: Path, tmp_path: Path) -> None:
+    foreign = changed(path, tmp_path / "m.onnx", lambda m: m.ClearField("metadata_props"))
+    with pytest.raises(UserError, match="carries no metadata of this package"):
+        create_runtime(foreign)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"spec": 3}',
+        "[" * 100_000,
+        artifact(tiny_spec()).to_json().replace('"image_size": 32', '"image_size": "32"'),
+        artifact(tiny_spec()).to_json().replace('"image_size": 32', '"image_size": 999999999'),
+        artifact(tiny_spec()).to_json().replace('"red", ', ""),
+        artifact(tiny_spec()).to_json().replace('"fp32"', '"fp8"'),
+        artifact(tiny_spec()).to_json().replace("0.2, 0.25", "0, 0.25"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_damaged_metadata_is_refused(path: Path, tmp_path: Path, text: str) -> None:
+    def damage(model: onnx.ModelProto) -> None:
+        helper.set_model_props(model, {METADATA_KEY: text})
+
+    with pytest.raises(UserError, match=r"metadata (is damaged|describes an impossible)"):
+        create_runtime(changed(path, tmp_path / "m.onnx", damage))
+
+
+def test_a_model_that_breaks_the_rules_is_refused(path: Path, tmp_path: Path) -> None:
+    changes: list[Callable[[onnx.ModelProto], object]] = [
+        lambda m: m.graph.node[0].input.append("nowhere"),
+        lambda m: setattr(m.graph.node[3], "op_type", "NoSuchOperator"),
+        lambda m: setattr(m.graph.output[0], "name", "other"),
+        lambda m: m.graph.initializer[0].ClearField("raw_data"),
+    ]
+    for change in changes:
+        with pytest.raises(UserError, match=r"m\.onnx is no (valid|usable) ONNX model: "):
+            create_runtime(changed(path, tmp_path / "m.onnx", change))
+
+
+def test_accelerators_are_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = [
+        "CUDAExecutionProvider",
+        "CPUExecutionProvider",
+        "CANNExecutionProvider",
+    ]
+
+    def names(device: str) -> tuple[str, list[str]]:
+        kind, providers = runtime_file._choose(device)
+        return kind, [p if isinstance(p, str) else p[0] for p in providers]
+
+    def available() -> list[str]:
+        return everything
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", available)
+    cpu = "CPUExecutionProvider"
+    assert names("auto") == ("npu", ["CANNExecutionProvider", cpu])
+    assert names("cuda:1") == ("cuda", ["CUDAExecutionProvider", cpu])
+    assert runtime_file._choose("cuda:1")[1][0][1]["device_id"] == 1
+    assert names("cpu") == ("cpu", [cpu])
+    everything.remove("CANNExecutionProvider")
+    assert names("auto")[0] == "cuda"
+    with pytest.raises(UserError, match="no CANNExecutionProvider; use cpu, or install"):
+        names("npu")
