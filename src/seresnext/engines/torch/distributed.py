@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from ...errors import UserError
 
@@ -54,7 +57,42 @@ class World:
             return
         if device.type not in _BACKENDS:
             raise UserError(f"several processes cannot train on {device.type}; use cpu")
-        dist.init_process_group(_BACKENDS[device.type], timeout=_TIMEOUT)
+        store, _, _ = next(rendezvous("env://", self.rank, self.size, timeout=_TIMEOUT))
+        dist.init_process_group(
+            _BACKENDS[device.type],
+            store=dist.PrefixStore(self._attempt(store), store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=_TIMEOUT,
+        )
+
+    def _attempt(self, store: dist.Store) -> str:
+        """A name for this start of the run, which its living ranks agree on.
+
+        torchrun keeps its store over a restart (seen in PyTorch 2.13), and a rank that finds the
+        address of a dead one there fails. The number of restarts differs between machines. So
+        each rank shows a number that it has just drawn, rank 0 answers whatever number it finds
+        with the name, and again until that rank has thanked: a dead one never does.
+        """
+        if self.rank > 0:
+            number = secrets.token_hex(8)
+            store.set(f"hello/{self.rank}", number)
+            name = store.get(f"welcome/{self.rank}/{number}").decode()
+            store.set(f"thanks/{self.rank}/{name}", "")
+            return name
+        name = secrets.token_hex(8)
+        missing = set(range(1, self.size))
+        end = time.monotonic() + _TIMEOUT.total_seconds()
+        while missing and time.monotonic() < end:
+            for rank in missing:
+                if store.check([f"hello/{rank}"]):
+                    number = store.get(f"hello/{rank}").decode()
+                    store.set(f"welcome/{rank}/{number}", name)
+            time.sleep(0.05)
+            missing = {rank for rank in missing if not store.check([f"thanks/{rank}/{name}"])}
+        if missing:
+            raise UserError(f"ranks {sorted(missing)} did not come within {_TIMEOUT}")
+        return name
 
     def leave(self) -> None:
         """Take leave of the others."""
