@@ -188,6 +188,21 @@ def test_without_a_fused_kernel() -> None:
     assert after.scalars == before.scalars == {"updates": 5}
 
 
+def test_folding_batch_norm_changes_nothing() -> None:
+    """`predict` against the network as it is, whose evaluation timm's parity tests hold."""
+    for network in ({}, {"stem": "deep", "downsample": "avg", "max_pool": "same"}):
+        engine = tiny_engine(optim={"ema_decay": 0.5}, **network)
+        losses(engine, 3)
+        images = random_batch(4).images
+        normalise = Normalise(
+            engine.spec.input.mean, engine.spec.input.std, torch.device("cpu"), True
+        )
+        plain = load_network(engine.spec.architecture, engine.state_dict().ema)
+        with torch.inference_mode():
+            expected = plain(normalise(torch.from_numpy(images))).numpy()
+        np.testing.assert_allclose(engine.predict(images), expected, rtol=1e-4, atol=1e-5)
+
+
 # Pieces ------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from ...config import EngineConfig
 from ...errors import UserError
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 _CHOICES = "auto, cpu, cuda, cuda:N, npu, npu:N or mps"
 
 
@@ -79,6 +82,8 @@ def prepare(device: torch.device, config: EngineConfig, local_world: int) -> Non
         threads = max(_usable_cores() // local_world, 1)
     if threads:
         torch.set_num_threads(threads)
+    if device.type == "cpu":
+        _keep_freed_memory()
     if device.type in ("cuda", "npu"):
         getattr(torch, device.type).set_device(device)
     if device.type == "cuda":
@@ -86,6 +91,19 @@ def prepare(device: torch.device, config: EngineConfig, local_world: int) -> Non
         torch.backends.cudnn.benchmark = True
         # fp32 means fp32: TensorFloat-32 keeps 10 bits of the mantissa. For speed there is bf16.
         torch.backends.cudnn.allow_tf32 = False
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks for the next step instead of handing them to the kernel.
+
+    It maps every large block anew, and the kernel clears it page by page: at batch 16 and 224 px
+    that was 670,000 page faults and a fifth of the CPU time of each training step.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _usable_cores() -> int:

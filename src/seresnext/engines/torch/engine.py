@@ -15,11 +15,12 @@ from ...model.architecture import is_buffer, weight_shapes
 from ...model.finished import check_tensors
 from ...model.spec import ModelSpec
 from ..base import EngineState
-from .devices import as_tensor, describe, prepare, resolve_device
+from .devices import describe, prepare, resolve_device
 from .distributed import World
 from .flat import Flat
 from .loss import Normalise, TrainingLoss
 from .model import attach, empty_network
+from .predictor import Predictor
 from .sync_bn import synchronise
 from .trainer import Trainer
 
@@ -64,26 +65,24 @@ class TorchEngine:
         if engine.sync_bn and self.world_size > 1:
             synchronise(self._network, self._device)
         attach(self._network, {**self._weights.views, **self._statistics.views})
-        self._normalise = Normalise(
-            spec.input.mean, spec.input.std, self._device, engine.channels_last
-        )
+        normalise = Normalise(spec.input.mean, spec.input.std, self._device, engine.channels_last)
         self._trainer: Trainer | None = None
-        self._predictor = self._network
         if optim is not None:
-            loss = TrainingLoss(self._network, self._normalise, optim, self._autocast)
+            loss = TrainingLoss(self._network, normalise, optim, self._autocast)
             self._trainer = Trainer(
                 loss, self._weights, self._statistics, engine, optim, self._world
             )
-            if self._trainer.average is not None:
-                self._predictor = empty_network(spec.architecture)
-                averaged = [flat.views for flat in self._trainer.average.averages]
-                attach(self._predictor, averaged[0] | averaged[1])
+        self._predictor = Predictor(
+            spec.architecture, normalise, engine, self._autocast, self._device
+        )
+        self._predictor_is_stale = True
 
     # Training ----------------------------------------------------------------------------
 
     def train_step(self, batch: Batch, lr: float) -> Tensor:
         """One update. The returned scalars stay on the device until `fetch`."""
         assert self._trainer is not None, "an engine without `optim` only predicts"
+        self._predictor_is_stale = True
         return self._trainer.step(batch, lr)
 
     def fetch(self, scalars: Tensor) -> dict[str, float]:
@@ -94,16 +93,14 @@ class TorchEngine:
 
     # Prediction --------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, H, W, 3] -> float32 logits [N, K], any N."""
-        if len(images) == 0:
-            return np.zeros((0, self.spec.architecture.num_classes), np.float32)
-        pixels = as_tensor(images).to(self._device)
-        self._predictor.eval()
-        with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
-            logits = self._predictor(self._normalise(pixels))
-        return logits.float().cpu().numpy()
+        """uint8 [N, H, W, 3] -> float32 logits [N, K], any N; by the average where there is one."""
+        if self._predictor_is_stale:
+            average = self._trainer.average if self._trainer is not None else None
+            weights, statistics = average.averages if average else (self._weights, self._statistics)
+            self._predictor.refresh(weights.views | statistics.views)
+            self._predictor_is_stale = False
+        return self._predictor(images)
 
     # State -------------------------------------------------------------------------------
 
@@ -125,6 +122,7 @@ class TorchEngine:
 
     def load_state_dict(self, state: EngineState) -> None:
         """Restore what `state_dict` gave, here or on another engine; strict about names."""
+        self._predictor_is_stale = True
         check_tensors(self._shapes, state.model, "the checkpoint's weights")
         if state.ema:
             check_tensors(self._shapes, state.ema, "the checkpoint's averaged weights")
