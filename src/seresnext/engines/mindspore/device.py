@@ -1,0 +1,99 @@
+"""MindSpore's process-wide set-up: the device, its threads, its kernels, its chatter.
+
+Everything here holds for the whole process and is done once; the engine and the MindIR runtime
+share it.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GLOG_v", "3")  # errors only; must be set before MindSpore is imported
+
+import mindspore as ms
+import numpy as np
+from mindspore.device_context import ascend
+from mindspore.ops import operations as P
+
+from ...errors import UserError
+
+_ISA = "ONEDNN_MAX_CPU_ISA"
+_threads = 0
+
+
+def prepare(name: str, local_rank: int = 0, threads: int = 0) -> str:
+    """Make `auto`, `cpu`, `ascend` or `ascend:N` the process's device; return `CPU` or `Ascend`.
+
+    Without a number a process takes the Ascend device of its local rank. Raises UserError for an
+    unknown name, an absent device, or one that differs from what the process already uses.
+    Ascend: written to MindSpore's documentation, not run on hardware.
+    """
+    kind, _, index = name.partition(":")
+    if kind not in ("auto", "cpu", "ascend") or (index and not (kind == "ascend" and index.isdigit())):
+        raise UserError(f"engine.device: expected auto, cpu, ascend or ascend:N, got {name!r}")
+    if kind == "auto":
+        kind = "ascend" if ascend.is_available() else "cpu"
+    if kind == "ascend" and not ascend.is_available():
+        raise UserError(
+            f"engine.device: {name} was asked for, but MindSpore {ms.__version__} finds no Ascend "
+            "device and driver here; use cpu"
+        )
+    target = "CPU" if kind == "cpu" else "Ascend"
+    try:
+        if target == "CPU":
+            ms.set_device("CPU")
+        else:
+            ms.set_device("Ascend", int(index) if index else local_rank)
+    except RuntimeError as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"engine.device: MindSpore cannot switch to {name} in this process ({first_line}); "
+            "it takes one device per process"
+        ) from None
+    if target == "CPU":
+        _set_threads(threads)
+        _choose_kernels()
+    return target
+
+
+def describe(target: str) -> str:
+    """For people: "cpu", "cpu (4 threads)", "ascend:0"."""
+    if target == "CPU":
+        return f"cpu ({_threads} threads)" if _threads else "cpu"
+    return f"ascend:{ms.get_context('device_id')}"
+
+
+def threads_in_use(target: str) -> int:
+    """Compute threads of the process on the CPU, 0 on Ascend."""
+    return (_threads or len(os.sched_getaffinity(0))) if target == "CPU" else 0
+
+
+def _set_threads(threads: int) -> None:
+    global _threads
+    if threads and threads != _threads:
+        if _threads:
+            raise UserError(
+                f"engine.threads: MindSpore already runs with {_threads} threads and takes one "
+                "number per process"
+            )
+        ms.device_context.cpu.op_tuning.threads_num(threads)
+        _threads = threads
+
+
+def _choose_kernels() -> None:
+    """Hold oneDNN, MindSpore's library of CPU kernels, to AVX2 unless the user set it.
+
+    MindSpore passes plain NCHW tensors. For those oneDNN 3.10 has no AVX-512 kernel of a grouped,
+    strided or three-channel convolution and falls back to its reference loops: measured on a
+    2-core AMD EPYC, a training step of 16 images at 224 px takes 60-73 s, held to AVX2 7 s.
+    oneDNN reads the variable at its first kernel, so it is set for that one only: PyTorch and
+    OpenVINO in the same process have copies of the library that do better with AVX-512.
+    """
+    if _ISA in os.environ or "DNNL_MAX_CPU_ISA" in os.environ:
+        return
+    os.environ[_ISA] = "AVX2"
+    try:
+        one = ms.Tensor(np.ones((1, 1, 1, 1), np.float32))
+        P.Conv2D(1, 1)(one, one).asnumpy()
+    finally:
+        del os.environ[_ISA]

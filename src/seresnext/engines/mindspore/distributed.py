@@ -1,0 +1,74 @@
+"""The processes of a run and what they say to each other."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, communication, nn, ops
+from mindspore.ops import operations as P
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the run, as msrun (or a rank table) numbers them."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def from_environment(cls) -> World:
+        """Read RANK_ID, RANK_SIZE and DEVICE_ID; a world of one without them."""
+        size = int(os.environ.get("RANK_SIZE") or os.environ.get("MS_WORKER_NUM") or 1)
+        if size == 1:
+            return cls()
+        rank = int(os.environ.get("RANK_ID") or os.environ.get("MS_NODE_ID") or 0)
+        return cls(rank, size, int(os.environ.get("DEVICE_ID", rank)))
+
+    def join(self) -> World:
+        """Meet the other processes, after the device is chosen; the world with its final ranks."""
+        if self.size == 1:
+            return self
+        communication.init()
+        return World(communication.get_rank(), communication.get_group_size(), self.local_rank)
+
+    def leave(self) -> None:
+        """Take leave of the others."""
+        if self.size > 1:
+            communication.release()
+
+    def all_sum(self, values: np.ndarray) -> np.ndarray:
+        """Sum float64 or int64 values in rank order, so that every rank gets the same bits."""
+        assert values.dtype in (np.float64, np.int64), values.dtype
+        if self.size == 1:
+            return values.copy()
+        # Travels as int64: float64 is not known to every backend.
+        bits = Tensor(np.atleast_1d(values).ravel().view(np.int64))
+        rows = P.AllGather()(bits).asnumpy().view(values.dtype).reshape(self.size, -1)
+        total = rows[0].copy()
+        for row in rows[1:]:
+            total += row
+        return total.reshape(values.shape)
+
+
+class AllReduce(nn.Cell):
+    """Sum tensors over all ranks in the graph, in one message; nothing to do in a world of one."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.alone = world.size == 1
+        self.sum = P.AllReduce() if not self.alone else None
+
+    def construct(self, tensors):  # type: ignore[no-untyped-def]
+        """A tuple of float32 tensors -> the tuple of their sums."""
+        if self.alone:
+            return tensors
+        flat = self.sum(ops.concat([t.reshape(-1) for t in tensors]))
+        summed, start = [], 0
+        for tensor in tensors:
+            summed.append(flat[start : start + tensor.size].reshape(tensor.shape))
+            start += tensor.size
+        return tuple(summed)

@@ -1,0 +1,222 @@
+"""The SE-ResNeXt family in MindSpore: names, order and outputs of the PyTorch engine's network.
+
+`tests/engines/test_parity.py` holds the two against each other; the family itself is described
+in `model/architecture.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.ops import operations as P
+
+from ...model.architecture import BN_EPS, BN_MOMENTUM, Architecture, Block, is_buffer
+from .reductions import Gate, mean_over_pixels
+
+_LARGE = 512 * 1024
+"""TODO"""
+
+
+class SEResNeXt(nn.Cell):
+    """Stem, four stages of bottlenecks, global average pool, classifier.
+
+    `tensors` holds every parameter under its canonical name, BN statistics included. `half` is
+    the type of convolutions and matrix products (float32, float16, bfloat16); BN computes in
+    float32 unless `half_batch_norm`. `prefix` keeps the names of two networks in one graph apart.
+    """
+
+    def __init__(
+        self,
+        arch: Architecture,
+        weights: Mapping[str, np.ndarray],
+        half: ms.Type = ms.float32,
+        half_batch_norm: bool = False,
+        prefix: str = "",
+    ) -> None:
+        super().__init__()
+        self.half = half
+        self.classes = arch.num_classes
+        self.tensors = {
+            name: Parameter(Tensor(array), name=name, requires_grad=not is_buffer(name))
+            for name, array in weights.items()
+        }
+        layers = Layers(self.tensors, half, half_batch_norm)
+        if arch.stem == "conv7":
+            self.stem = nn.CellList([layers.conv_bn("conv1", "bn1", stride=2)], auto_prefix=False)
+        else:
+            names = (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"))
+            self.stem = nn.CellList(
+                [layers.conv_bn(c, b, stride=2 if c == "conv1.0" else 1) for c, b in names],
+                auto_prefix=False,
+            )
+        self.max_pool = MaxPool(arch.max_pool)
+        self.blocks = nn.CellList(
+            [Bottleneck(block, arch, layers) for block in arch.blocks()], auto_prefix=False
+        )
+        self.fc = layers.linear("fc")
+        for name, tensor in self.tensors.items():
+            tensor.name = prefix + name  # the cells they were given to have renamed them
+
+    def construct(self, x, drop_path=None, dropout=None, training=False):  # type: ignore[no-untyped-def]
+        """Normalised images float32 [B, 3, H, W], H and W at least 32 -> logits float32 [B, K].
+
+        `drop_path` [B, blocks] and `dropout` [B, num_features] are the factors that
+        `model.noise.draw_noise` drew; None is no noise. `training`, a constant of the graph,
+        makes BN use and record the batch's statistics.
+        """
+        x = x.astype(self.half)
+        for layer in self.stem:
+            x = ops.relu(layer(x, training))
+        x = self.max_pool(x)
+        for number, block in enumerate(self.blocks):
+            x = block(x, None if drop_path is None else drop_path[:, number], training)
+        features = mean_over_pixels(x)
+        if dropout is not None:
+            features = features * dropout.astype(self.half)
+        return self.fc(features).astype(ms.float32)
+
+
+class Bottleneck(nn.Cell):
+    """1x1, grouped 3x3, 1x1, each with BN; squeeze-and-excitation; residual add; ReLU."""
+
+    def __init__(self, block: Block, arch: Architecture, layers: Layers) -> None:
+        super().__init__(auto_prefix=False)
+        name = block.name
+        self.conv1 = layers.conv_bn(f"{name}.conv1", f"{name}.bn1")
+        self.conv2 = layers.conv_bn(
+            f"{name}.conv2", f"{name}.bn2", stride=block.stride, groups=arch.cardinality
+        )
+        self.conv3 = layers.conv_bn(f"{name}.conv3", f"{name}.bn3")
+        self.fc1 = layers.linear(f"{name}.se.fc1")
+        self.fc2 = layers.linear(f"{name}.se.fc2")
+        self.gate = Gate()
+        self.pool = None
+        self.downsample = None
+        if block.has_downsample:
+            first, stride = 0, block.stride
+            if arch.downsample == "avg":
+                # `same` pads an odd side by one at its end and leaves the padding out of the
+                # mean: ceil_mode without count_include_pad, in torch's words.
+                self.pool = P.AvgPool(2, 2, "same") if stride > 1 else None
+                first, stride = 1, 1
+            self.downsample = layers.conv_bn(
+                f"{name}.downsample.{first}", f"{name}.downsample.{first + 1}", stride=stride
+            )
+
+    def construct(self, x, drop_path, training):  # type: ignore[no-untyped-def]
+        """`drop_path` [B] scales the branch of each sample; None is 1."""
+        shortcut = x
+        if self.pool is not None:
+            shortcut = self.pool(shortcut)
+        if self.downsample is not None:
+            shortcut = self.downsample(shortcut, training)
+        x = ops.relu(self.conv1(x, training))
+        x = ops.relu(self.conv2(x, training))
+        x = self.conv3(x, training)
+        gate = ops.sigmoid(self.fc2(ops.relu(self.fc1(mean_over_pixels(x)))))
+        if drop_path is not None:
+            gate = gate * drop_path.astype(gate.dtype).reshape(-1, 1)
+        return ops.relu(shortcut + self.gate(x, gate))
+
+
+class ConvBN(nn.Cell):
+    """Convolution without bias, padded to keep the size at stride 1, then BN."""
+
+    def __init__(
+        self,
+        weight: Parameter,
+        bn: tuple[Parameter, Parameter, Parameter, Parameter],
+        stride: int,
+        groups: int,
+        half: ms.Type,
+        half_batch_norm: bool,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.half = half
+        self.bn_type = half if half_batch_norm else ms.float32
+        self.weight = weight
+        self.gamma, self.beta, self.mean, self.variance = bn
+        out, self.inputs, kernel, _ = weight.shape
+        self.stride = stride
+        self.product = None
+        if kernel == 1 and weight.size >= _LARGE:
+            self.product = P.MatMul(transpose_b=True)
+        self.conv = P.Conv2D(out, kernel, 1, "pad", kernel // 2, stride, 1, groups)
+        self.normalise = P.BatchNorm(is_training=False, epsilon=BN_EPS)
+        # The statistics take the unbiased variance of the batch, as torch's do.
+        self.normalise_batch = P.BatchNorm(
+            is_training=True, epsilon=BN_EPS, momentum=BN_MOMENTUM
+        )
+
+    def construct(self, x, training):  # type: ignore[no-untyped-def]
+        weight = self.weight.astype(self.half)
+        x = self.conv(x, weight) if self.product is None else self.multiply(x, weight)
+        x = x.astype(self.bn_type)
+        bn = self.normalise_batch if training else self.normalise
+        return bn(x, self.gamma, self.beta, self.mean, self.variance)[0].astype(self.half)
+
+    def multiply(self, x, weight):  # type: ignore[no-untyped-def]
+        """The 1x1 convolution as one product over all pixels of all samples."""
+        if self.stride == 2:
+            x = x[:, :, ::2, ::2]
+        _, _, height, width = x.shape
+        rows = ops.transpose(x, (0, 2, 3, 1)).reshape(-1, self.inputs)
+        rows = self.product(rows, weight.reshape(-1, self.inputs))
+        return ops.transpose(rows.reshape(-1, height, width, rows.shape[1]), (0, 3, 1, 2))
+
+
+class Linear(nn.Cell):
+    """Matrix product and bias; reads the kernel of a 1x1 convolution as a matrix."""
+
+    def __init__(self, weight: Parameter, bias: Parameter, half: ms.Type) -> None:
+        super().__init__(auto_prefix=False)
+        self.weight, self.bias, self.half = weight, bias, half
+        self.shape = weight.shape[:2]
+        self.product = P.MatMul(transpose_b=True)
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        """[B, in] -> [B, out]."""
+        weight = self.weight.reshape(self.shape).astype(self.half)
+        return self.product(x, weight) + self.bias.astype(self.half)
+
+
+class MaxPool(nn.Cell):
+    """3x3, stride 2, padded by 1 on every side (`torch`) or as TensorFlow does (`same`)."""
+
+    def __init__(self, padding: str) -> None:
+        super().__init__(auto_prefix=False)
+        self.same = P.MaxPool(3, 2, "same") if padding == "same" else None
+        # The two-dimensional operator knows no padding of 1 on every side.
+        self.padded = P.MaxPool3D((1, 3, 3), (1, 2, 2), "pad", (0, 0, 1, 1, 1, 1))
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        if self.same is not None:
+            return self.same(x)
+        return ops.squeeze(self.padded(ops.expand_dims(x, 2)), 2)
+
+
+class Layers:
+    """Builds layers on parameters looked up by canonical name."""
+
+    def __init__(
+        self, tensors: dict[str, Parameter], half: ms.Type, half_batch_norm: bool
+    ) -> None:
+        self.tensors, self.half, self.half_batch_norm = tensors, half, half_batch_norm
+
+    def conv_bn(self, conv: str, bn: str, *, stride: int = 1, groups: int = 1) -> ConvBN:
+        get = self.tensors.__getitem__
+        statistics = (get(f"{bn}.running_mean"), get(f"{bn}.running_var"))
+        return ConvBN(
+            get(f"{conv}.weight"),
+            (get(f"{bn}.weight"), get(f"{bn}.bias"), *statistics),
+            stride,
+            groups,
+            self.half,
+            self.half_batch_norm,
+        )
+
+    def linear(self, name: str) -> Linear:
+        return Linear(self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"], self.half)
