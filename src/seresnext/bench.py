@@ -203,12 +203,11 @@ def machine() -> str:
 
 def print_results(results: Sequence[Measurement]) -> None:
     """A table, with ratios to the first model (above 1 is better)."""
-    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(
-        box=box.SIMPLE_HEAD,
+        box=None,
         title=machine(),
         title_justify="left",
         pad_edge=False,
@@ -223,7 +222,7 @@ def print_results(results: Sequence[Measurement]) -> None:
         "images/s",
         "batch",
         "speed",
-        "peak MB",
+        "RAM MB",
         "file MB",
     ):
         table.add_column(name, justify="right", no_wrap=True)
