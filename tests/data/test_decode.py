@@ -347,6 +347,24 @@ class TestDamage:
             decode(head + tail)
 
 
+def test_damaged_animation_header_does_not_warn(tmp_path, photo: Make, encode: Encode) -> None:
+    """In a process of its own, since pytest replaces the filters that the module installs."""
+    data = encode(photo(8, 8))
+    frames = b"acTL" + bytes(8)
+    chunk = struct.pack(">I", 8) + frames + struct.pack(">I", zlib.crc32(frames))
+    (tmp_path / "a.png").write_bytes(data[:33] + chunk + data[33:])
+    code = (
+        "import sys; from pathlib import Path; from seresnext.data.decode import decode_image\n"
+        "print(decode_image(Path(sys.argv[1]).read_bytes(), max_pixels=100).shape)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, tmp_path / "a.png"],
+        capture_output=True,
+        text=True,
+    )
+    assert (run.stdout, run.stderr) == ("(8, 8, 3)\n", "")
+
+
 BOMBS = """
 import resource, struct, sys, zlib
 from seresnext.data.decode import ImageError, decode_image

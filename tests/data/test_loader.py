@@ -95,9 +95,9 @@ class TestTraining:
 
     @pytest.mark.parametrize("batch_size", [2, 6, 22])
     def test_number_of_threads_changes_nothing(self, source: ImageFolder, batch_size: int) -> None:
-        one = train(source, 6, workers=1, batch_size=batch_size)
+        one = train(source, 3, workers=1, batch_size=batch_size)
         for workers in (0, 2, 5):
-            assert same(one, train(source, 6, workers=workers, batch_size=batch_size))
+            assert same(one, train(source, 3, workers=workers, batch_size=batch_size))
 
     @pytest.mark.parametrize("drop_last", [False, True])
     def test_resume_is_the_tail(self, source: ImageFolder, drop_last: bool) -> None:
@@ -161,6 +161,7 @@ class Counting:
 
     def __init__(self, source: ImageFolder) -> None:
         self.source = source
+        self.root = source.root
         self.class_names = source.class_names
         self.name = source.name
         self.fingerprint = source.fingerprint
@@ -215,12 +216,17 @@ class TestEvaluation:
 
 @pytest.fixture
 def bad(folder: Path) -> dict[str, str]:
-    """Three of the ten images spoilt: name -> part of the reason."""
+    """Three of the ten images spoilt: path -> part of the reason."""
     (folder / "10" / "0.png").write_bytes(b"")
     jpeg = (folder / "2" / "1.JPG").read_bytes()
     (folder / "2" / "1.JPG").write_bytes(jpeg[: len(jpeg) // 2])
     (folder / "ant" / "1.JPG").write_bytes(b"<html><body>404 Not Found</body></html>")
-    return {"10/0.png": "empty file", "2/1.JPG": "damaged JPEG", "ant/1.JPG": "a web page"}
+    reasons = {"10/0.png": "empty file", "2/1.JPG": "damaged JPEG", "ant/1.JPG": "a web page"}
+    return {str(folder / name): reason for name, reason in reasons.items()}
+
+
+def path(source: ImageFolder, index: int) -> str:
+    return str(source.root / source.name(index))
 
 
 class TestBadImages:
@@ -244,11 +250,11 @@ class TestBadImages:
             samples = [order.sample(p)[1] for p in order.positions(step)]
             assert batch.index.tolist() == samples
             for row, index in enumerate(samples):
-                assert batch.mask[row] == (source.name(index) not in bad)
+                assert batch.mask[row] == (path(source, index) not in bad)
                 other = samples[row ^ 1]
-                if source.name(index) in bad:
+                if path(source, index) in bad:
                     assert (batch.images[row] == (124, 116, 104)).all()
-                elif source.name(other) in bad:  # nothing to mix with
+                elif path(source, other) in bad:  # nothing to mix with
                     assert batch.mix[row] == 1
                     assert batch.mixed_labels[row] == batch.labels[row]
         assert report.count == 3
@@ -257,16 +263,16 @@ class TestBadImages:
     def test_report_lists_each_once(
         self, source: ImageFolder, bad: dict[str, str], tmp_path: Path
     ) -> None:
-        path = tmp_path / "run" / "bad-images.jsonl"
+        listed = tmp_path / "run" / "bad-images.jsonl"
         for _ in range(2):  # a run, then its continuation
-            report = BadImages(path)
+            report = BadImages(listed)
             train(source, 12, batch_size=4, data=SKIP, report=report)
             evaluate(source, 4, SKIP, report=report)
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [json.loads(line) for line in listed.read_text().splitlines()]
         assert len(lines) == 3
         for line in lines:
             assert set(line) == {"file", "index", "reason"}
-            assert source.name(line["index"]) == line["file"]
+            assert path(source, line["index"]) == line["file"]
             assert bad[line["file"]] in line["reason"]
 
     def test_evaluation_counts_unread_images(
@@ -277,16 +283,16 @@ class TestBadImages:
         index = np.concatenate([b.index for b in batches])
         mask = np.concatenate([b.mask for b in batches])
         assert sorted(index[index >= 0]) == list(range(10))
-        assert {source.name(i) for i in index[~mask & (index >= 0)]} == set(bad)
+        assert {path(source, int(i)) for i in index[~mask & (index >= 0)]} == set(bad)
         assert report.count == 3
 
     def test_vanished_file(self, source: ImageFolder, folder: Path) -> None:
         (folder / "2" / "0.png").unlink()
-        with pytest.raises(UserError, match=r"cannot read image 2/0.png: No such file"):
+        with pytest.raises(UserError, match=r"cannot read image .*/2/0\.png: No such file"):
             evaluate(source, 4)
         report = BadImages()
         evaluate(source, 4, SKIP, report=report)
-        assert report.names() == ["2/0.png"]
+        assert report.names() == [str(folder / "2" / "0.png")]
 
     def test_too_many_pixels(self, source: ImageFolder) -> None:
         with pytest.raises(UserError, match=r"pixels; at most 100 are read"):

@@ -57,7 +57,7 @@ class BadImages:
             return list(self._names)
 
     def add(self, name: str, index: int, reason: str) -> None:
-        """Note an image: `{"file": name, "index": index, "reason": reason}`."""
+        """Note an image: `{"file": name, "index": index, "reason": reason}`; name is its path."""
         with self._lock:
             if name in self._names:
                 return
@@ -196,14 +196,14 @@ class _Reader:
             sample = self.source[index]
             batch.images[row] = make(sample.data)
         except (ImageError, OSError) as error:
-            name = self.source.name(index)
+            path = os.path.join(self.source.root, self.source.name(index))
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             if self.data.on_bad_image == "stop":
                 raise UserError(
-                    f"cannot read image {name}: {reason}; mend or remove it, or leave such images "
-                    "out with --data.on-bad-image skip"
+                    f"cannot read image {path}: {reason}; mend or remove it, or leave such images "
+                    "out with --data.on-bad-image skip (evaluate: --on-bad-image skip)"
                 ) from None
-            self.report.add(name, index, reason)
+            self.report.add(path, index, reason)
             batch.images[row] = self.blank
             return
         batch.labels[row] = batch.mixed_labels[row] = sample.label

@@ -43,6 +43,8 @@ class Sample:
 class Source(Protocol):
     """Random access to encoded images. Every method may be called from many threads at once."""
 
+    root: Path
+    """Where it lies; names are relative to it."""
     class_names: tuple[str, ...]
     """Index -> name."""
 
