@@ -113,30 +113,33 @@ def supervise(
     """Run a command that starts ranks, to its end; returns the exit code, the first rank's or 75.
 
     Each rank tells by `report` that it runs and how it ended. The first SIGTERM, SIGINT or SIGHUP
-    is passed on once and the run saves itself; a second one kills all processes. torchrun passes
-    signals on to its ranks; msrun kills them, so with it they are told directly, and `msrun_log`,
-    the file where it puts the first rank's words, is shown as it grows.
+    is passed on to the ranks, once, and the run saves itself; a second one kills all processes.
+    `msrun_log`, the file where msrun puts the first rank's words, is shown as it grows.
     """
     with tempfile.TemporaryDirectory(prefix="seresnext-") as reports:
         starter = subprocess.Popen(
             command,
-            env={
-                **environment,
-                _REPORTS: reports,
-                # torchrun kills processes that take longer than this to save and leave.
-                "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120",
-            },
+            env={**environment, _REPORTS: reports},
             start_new_session=True,  # Ctrl-C reaches this process only, and is passed on once
         )
-        signals = _PassOn(starter, Path(reports), msrun_log is not None)
+        signals = _PassOn(starter, Path(reports))
         with signals, _shown(msrun_log) if msrun_log else contextlib.nullcontext():
-            starter.wait()
+            # Not `wait()`: a signal that comes as it begins would be heard at its end.
+            while starter.poll() is None:
+                time.sleep(0.1)
         codes = {number: code for number, (_, code) in _reports(Path(reports)).items()}
-    # Of several machines, one has rank 0.
-    first = codes[min(codes)] if codes else None
-    if signals.killed or (signals.asked and first is None):
-        return 128 + (signals.killed or signals.asked)
-    return _exit_code(starter.returncode, first, INTERRUPTED_EXIT in codes.values(), logs)
+    first = codes[min(codes)] if codes else None  # of several machines, one has rank 0
+    if starter.returncode == 0:
+        return 0
+    if signals.killed:
+        return 128 + signals.killed
+    if INTERRUPTED_EXIT in codes.values():  # all agreed to stop before any did
+        return INTERRUPTED_EXIT
+    if first is None:
+        if signals.asked:  # before there was anything to save
+            return 128 + signals.asked
+        print(f"seresnext: error: a process ended early; see {logs}", file=sys.stderr)
+    return first or 1
 
 
 @contextlib.contextmanager
@@ -178,10 +181,14 @@ _COMMANDS: dict[EngineName, Callable[[int, Path, list[str]], list[str]]] = {"tor
 
 
 class _PassOn:
-    """While entered, signals to this process reach the ones it started."""
+    """While entered, signals to this process reach the ranks that it started.
 
-    def __init__(self, starter: subprocess.Popen[bytes], reports: Path, msrun: bool) -> None:
-        self.starter, self.reports, self.msrun = starter, reports, msrun
+    Not by way of the starter: msrun would kill them, and torchrun, whose handler raises an
+    exception wherever it happens to be, now and then loses one.
+    """
+
+    def __init__(self, starter: subprocess.Popen[bytes], reports: Path) -> None:
+        self.starter, self.reports = starter, reports
         self.asked = self.killed = 0
         """The signal that asked all to end, the one that killed them; 0 for none yet."""
 
@@ -197,18 +204,19 @@ class _PassOn:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.asked:
             self.asked = number
-            ranks = [process for process, code in _reports(self.reports).values() if code is None]
-            for process in ranks if self.msrun and ranks else [self.starter.pid]:
+            for process in self._ranks() or [self.starter.pid]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGTERM)
             return
         self.killed = number
-        for process, code in _reports(self.reports).values():
-            if code is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+        for process in self._ranks():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.starter.pid, signal.SIGKILL)
+
+    def _ranks(self) -> list[int]:
+        return [process for process, code in _reports(self.reports).values() if code is None]
 
 
 def _reports(folder: Path) -> dict[int, tuple[int, int | None]]:
@@ -219,17 +227,6 @@ def _reports(folder: Path) -> dict[int, tuple[int, int | None]]:
             process, *code = map(int, text.split())
             found[int(file.name)] = (process, code[0] if code else None)
     return found
-
-
-def _exit_code(starter: int, first: int | None, interrupted: bool, logs: Path) -> int:
-    """The command's, from the starter's, which is 0 or nothing sayable, and the first rank's."""
-    if starter == 0:
-        return 0
-    if interrupted:  # all agreed to stop before any did
-        return INTERRUPTED_EXIT
-    if first is None:  # it may not have said why
-        print(f"seresnext: error: a process ended early; see {logs}", file=sys.stderr)
-    return first or 1
 
 
 if __name__ == "__main__":  # python -m seresnext.launch LOG MODULE ARGUMENTS...
