@@ -1,0 +1,248 @@
+"""Faults of several processes: a rank killed, stopped or failing, and what comes of the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from faults.runs import (
+    checkpoint,
+    digest,
+    finish,
+    rank_process,
+    seresnext,
+    start,
+    torchrun,
+    wait_until,
+    words,
+)
+
+LONG = 100_000
+"""Steps of a run that a test ends."""
+
+
+def alive(process: int) -> bool:
+    """Whether a process of somebody else's still runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(
+    images: Path, two: tuple[Path, str], tmp_path: Path, rank: int
+) -> None:
+    out, reports = tmp_path / "run", tmp_path / "reports"
+    reports.mkdir()
+    given = words(images, out, 24, 2)
+    process = start([*torchrun(2), "seresnext", *given], SERESNEXT_REPORTS=str(reports))
+    wait_until(checkpoint(out, 4).exists, process)
+    os.kill(rank_process(reports, rank), signal.SIGKILL)
+    since = time.monotonic()
+    done = finish(process, timeout=30)
+    assert done.returncode == 1
+    assert time.monotonic() - since < 30
+    if rank == 1:
+        assert "seresnext: error: rank 1 ended without a word" in done.stderr
+    done = seresnext([*given, "--nproc", "2"])
+    assert "resuming after step" in done.stdout
+    assert digest(out) == two[1]
+
+
+def test_torchrun_restarts_from_the_last_checkpoint(
+    images: Path, two: tuple[Path, str], tmp_path: Path
+) -> None:
+    out, reports = tmp_path / "run", tmp_path / "reports"
+    reports.mkdir()
+    given = words(images, out, 24, 2)
+    process = start(
+        [*torchrun(2, "--max-restarts", "1"), "seresnext", *given], SERESNEXT_REPORTS=str(reports)
+    )
+    wait_until(checkpoint(out, 8).exists, process)
+    os.kill(rank_process(reports, 1), signal.SIGKILL)
+    done = finish(process, timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert "resuming after step" in done.stdout
+    assert digest(out) == two[1]
+
+
+def test_all_killed_at_once(images: Path, two: tuple[Path, str], tmp_path: Path) -> None:
+    out, reports = tmp_path / "run", tmp_path / "reports"
+    reports.mkdir()
+    given = words(images, out, 24, 2)
+    process = start([*torchrun(2), "seresnext", *given], SERESNEXT_REPORTS=str(reports))
+    wait_until(checkpoint(out, 4).exists, process)
+    for number in (process.pid, rank_process(reports, 0), rank_process(reports, 1)):
+        os.kill(number, signal.SIGKILL)
+    assert finish(process, timeout=30).returncode == -signal.SIGKILL
+    seresnext([*given, "--nproc", "2"])
+    assert digest(out) == two[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stopped_rank_ends_the_others_within_30_seconds(
+    images: Path, tmp_path: Path, rank: int
+) -> None:
+    out, reports = tmp_path / "run", tmp_path / "reports"
+    reports.mkdir()
+    given = words(images, out, LONG, 2)
+    process = start([*torchrun(2), "seresnext", *given], SERESNEXT_REPORTS=str(reports))
+    wait_until(checkpoint(out, 4).exists, process)
+    stopped, other = rank_process(reports, rank), rank_process(reports, 1 - rank)
+    os.kill(stopped, signal.SIGSTOP)
+    wait_until(lambda: not alive(other), process, timeout=30)
+    os.kill(stopped, signal.SIGKILL)  # torchrun would do it after half a minute
+    done = finish(process, timeout=30)
+    assert done.returncode == 1
+    said = done.stderr if rank == 1 else (out / "logs" / "rank-1.log").read_text()
+    assert f"rank {rank} gave no sign of life for 15 s" in said
+    assert checkpoint(out, 4).exists()
+
+
+@pytest.mark.slow
+def test_a_rank_may_be_slow(images: Path, two: tuple[Path, str], tmp_path: Path) -> None:
+    """Longer busy than the 15 s of silence that end a run."""
+    script = (
+        "import sys, time\n"
+        "import seresnext.train as loop\n"
+        "from seresnext.cli import main\n"
+        "from seresnext.launch import rank\n"
+        "describe = loop.describe\n"
+        "def slow(*arguments):\n"
+        "    time.sleep(25 * rank())\n"
+        "    return describe(*arguments)\n"
+        "loop.describe = slow\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    file = tmp_path / "slow.py"
+    file.write_text(script)
+    given = words(images, tmp_path / "run", 24, 2)
+    done = finish(start([*torchrun(2)[:-1], str(file), *given]), timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert digest(tmp_path / "run") == two[1]
+
+
+BROKEN_LOADER = """
+import sys
+import seresnext.data.loader as module
+from seresnext.cli import main
+from seresnext.launch import rank
+
+augment, seen = module.augment_encoded, 0
+
+def dying(*arguments):
+    global seen
+    seen += 1
+    if seen > 20 and rank() == 1:
+        raise MemoryError("no room for pixels")
+    return augment(*arguments)
+
+module.augment_encoded = dying
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_loader_that_dies_is_everyones_end(images: Path, tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(BROKEN_LOADER)
+    given = words(images, tmp_path / "run", LONG, 2)
+    done = finish(start([*torchrun(2)[:-1], str(file), *given]), timeout=60)
+    assert done.returncode == 1
+    assert "seresnext: error: rank 1: MemoryError: no room for pixels" in done.stderr
+    assert "MemoryError: no room" in (tmp_path / "run" / "logs" / "rank-1.log").read_text()
+
+
+def test_bad_steps_name_the_samples_of_all_ranks(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    more = ("--optim.lr-per-256", "1e30", "--schedule.warmup", "0 steps", "--run.max-bad-steps", 3)
+    done = seresnext(words(images, out, 24, 2, "--nproc", 2, *more), check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "3 steps in a row" in done.stderr
+    bad = [json.loads(line) for line in (out / "bad-steps.jsonl").read_text().splitlines()]
+    assert len(bad) >= 3
+    from seresnext.data.order import SampleOrder
+
+    order = SampleOrder(39, 0, 4)
+    for entry in bad:
+        positions = order.positions(entry["step"] - 1)
+        assert entry["samples"] == [order.sample(position)[1] for position in positions]
+
+
+@pytest.mark.slow
+def test_soak(tmp_path: Path) -> None:
+    """The demo's digits on two ranks, killed 20 times at random, against an undisturbed run."""
+    chance = random.Random(6)
+    seresnext(["data", "demo", "--out", str(tmp_path / "digits")])
+    kills, steps = 20, 700
+
+    def given(out: Path) -> list[str]:
+        more = ("--run.save-every", "10 steps", "--run.log-every", "10 steps", "--run.eval-every")
+        return words(tmp_path / "digits", out, steps, 4, *more, "200 steps")
+
+    seresnext([*given(tmp_path / "calm"), "--nproc", "2"], timeout=200)
+
+    out, reports = tmp_path / "run", tmp_path / "reports"
+    reports.mkdir()
+    process = start(
+        [*torchrun(2, "--max-restarts", "60"), "seresnext", *given(out)],
+        SERESNEXT_REPORTS=str(reports),
+    )
+
+    def newest() -> int:
+        return max((int(p.name[5:]) for p in out.glob("checkpoints/step-*")), default=0)
+
+    def ranks() -> dict[int, int]:
+        """The processes that run now, once both do."""
+        found = [int(p.read_text().split()[0]) for p in reports.iterdir() if p.read_text()]
+        return {n: p for n, p in enumerate(sorted(found)) if alive(p)}
+
+    for _ in range(kills):
+        wait_until(lambda: len(ranks()) == 2, process)
+        victims = list(ranks().values())
+        if chance.random() < 0.3:  # while it starts
+            time.sleep(chance.uniform(0, 3))
+        else:
+            target = newest() + chance.randint(1, 25)
+            wait_until(lambda target=target: newest() >= target, process)
+        for victim in chance.sample(victims, chance.choice([1, 1, 2])):
+            os.kill(victim, signal.SIGKILL)
+        wait_until(lambda victims=victims: not any(map(alive, victims)), process, timeout=40)
+    done = finish(process, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("resuming after step") >= 0.5 * kills
+    assert digest(out) == digest(tmp_path / "calm")
+
+
+def test_torchrun_passes_a_signal_on(images: Path, two: tuple[Path, str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    given = words(images, out, 24, 2)
+    process = start([*torchrun(2), "seresnext", *given])
+    wait_until(checkpoint(out, 4).exists, process)
+    process.send_signal(signal.SIGTERM)
+    done = finish(process, timeout=40)
+    assert "interrupted; saved. The same command goes on from here." in done.stderr
+    seresnext([*given, "--nproc", "2"])
+    assert digest(out) == two[1]
+
+
+def test_a_second_signal_to_the_command_kills_all(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    given = words(images, out, LONG, 2, "--nproc", 2)
+    process = start([sys.executable, "-m", "seresnext", *given])
+    wait_until(checkpoint(out, 4).exists, process)
+    head = (out / "logs" / "rank-1.log").read_text()
+    rank = int(head.partition("process ")[2].partition(",")[0])
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    done = finish(process, timeout=20)
+    assert done.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    assert not alive(rank)
