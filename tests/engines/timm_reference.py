@@ -15,20 +15,25 @@ from torch.nn import functional as F
 from seresnext.model.architecture import Architecture, architecture
 
 
-def _declare_torchvision_ops() -> torch.library.Library | None:
-    """timm imports torchvision, whose wheel may not find its compiled operators beside a CPU
-    build of PyTorch. Declaring their names first is enough for an import; none is called."""
+def _declare_torchvision_operators() -> torch.library.Library | None:
+    """timm imports torchvision, whose wheel cannot load its compiled operators beside a CPU build
+    of PyTorch. Declaring their names is enough for an import; none is called."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return None
-    source = (Path(spec.origin).parent / "_meta_registrations.py").read_text()
+    try:
+        import torchvision  # noqa: F401
+
+        return None
+    except RuntimeError:  # "operator torchvision::nms does not exist"
+        source = (Path(spec.origin).parent / "_meta_registrations.py").read_text()
     library = torch.library.Library("torchvision", "DEF")
     for name in dict.fromkeys(re.findall(r'register_fake\("torchvision::([^"]+)"', source)):
         library.define(f"{name}(Tensor x) -> Tensor")
     return library
 
 
-_LIBRARY = _declare_torchvision_ops()  # declarations live as long as this object
+_LIBRARY = _declare_torchvision_operators()  # declarations live as long as this object
 
 import timm  # noqa: E402
 

@@ -1,0 +1,159 @@
+"""One training step on the CPU: this engine beside timm's model with a plain PyTorch step.
+
+    python benchmarks/train_step_torch.py [--batch 16] [--size 224] [--threads 2] [--rounds 7]
+
+Same network (seresnext50_32x4d, 1000 classes), same batch, SGD with momentum, weight decay and
+label smoothing, float32, channels last. timm's step is what its users write; it gets normalised
+float images for nothing, where ours starts from uint8 pixels. Each has a process of its own and
+they step in turn, so that what else the machine does meets both. Printed are medians of the wall
+time and of the processor time, and the medians of the rounds' ratios. On a busy machine the
+processor time is the one to trust.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+NAME = "seresnext50_32x4d"
+SMOOTHING, LR, MOMENTUM, DECAY = 0.1, 0.1, 0.9, 1e-4
+Step = Callable[[], object]
+
+
+def pixels_and_labels(batch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+    return images, rng.integers(0, 1000, batch).astype(np.int32)
+
+
+def ours(batch: int, size: int, threads: int, compiled: bool = False) -> Step:
+    from seresnext.batch import Batch
+    from seresnext.config import EngineConfig, OptimConfig
+    from seresnext.engines.torch.engine import TorchEngine
+    from seresnext.model.architecture import architecture
+    from seresnext.model.init import init_weights
+    from seresnext.model.spec import ModelSpec
+
+    arch = architecture(NAME)
+    spec = ModelSpec(arch, tuple(map(str, range(1000))))
+    engine = TorchEngine(
+        spec,
+        init_weights(arch, 0),
+        EngineConfig(device="cpu", threads=threads, compile=compiled),
+        OptimConfig(momentum=MOMENTUM, weight_decay=DECAY, label_smoothing=SMOOTHING),
+    )
+    images, labels = pixels_and_labels(batch, size)
+    whole = np.ones(batch, np.float32)
+    data = Batch(images, labels, labels, whole, whole.astype(bool), np.arange(batch))
+    return lambda: engine.fetch(engine.train_step(data, LR))
+
+
+def ours_compiled(batch: int, size: int, threads: int) -> Step:
+    return ours(batch, size, threads, compiled=True)
+
+
+def timm_step(batch: int, size: int, threads: int) -> Step:
+    import torch
+
+    from engines.timm_reference import timm
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = timm.create_model(NAME).to(memory_format=torch.channels_last).train()
+    kernels = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": kernels}, {"params": others, "weight_decay": 0.0}]
+    sgd = torch.optim.SGD(groups, LR, MOMENTUM, weight_decay=DECAY)
+    loss_of = torch.nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
+    images, labels = pixels_and_labels(batch, size)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(128).sub(1)
+    y = torch.from_numpy(labels).long()
+
+    def step() -> float:
+        sgd.zero_grad()
+        loss = loss_of(model(x), y)
+        loss.backward()
+        sgd.step()
+        return loss.item()
+
+    return step
+
+
+STEPS: dict[str, Callable[[int, int, int], Step]] = {
+    "timm": timm_step,
+    "seresnext": ours,
+    "seresnext --engine.compile": ours_compiled,
+}
+
+
+def serve(name: str, batch: int, size: int, threads: int, pipe: Connection) -> None:
+    """In a process of its own: one step for every message, answered by its (wall, CPU) seconds."""
+    step = STEPS[name](batch, size, threads)
+    for _ in range(2):  # the first allocates, and compiles
+        step()
+    pipe.send("ready")
+    while pipe.recv():
+        wall, usage = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+        step()
+        now = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = now.ru_utime - usage.ru_utime + now.ru_stime - usage.ru_stime
+        pipe.send((time.perf_counter() - wall, cpu))
+
+
+def measure(names: list[str], args: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
+    context = multiprocessing.get_context("spawn")
+    workers = {}
+    for name in names:
+        here, there = context.Pipe()
+        worker_args = (name, args.batch, args.size, args.threads, there)
+        context.Process(target=serve, args=worker_args, daemon=True).start()
+        here.recv()
+        workers[name] = here
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for _ in range(args.rounds):
+        for name, pipe in workers.items():
+            pipe.send(True)
+            times[name].append(pipe.recv())
+    for pipe in workers.values():
+        pipe.send(False)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--compile", action="store_true", help="also the compiled step (minutes)")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    args = parser.parse_args()
+    names = list(STEPS) if args.compile else list(STEPS)[:2]
+    times = measure(names, args)
+    print(f"{NAME}, batch {args.batch}, {args.size} px, {args.threads} threads, float32")
+    print(f"{'step of':28} {'wall s':>8} {'CPU s':>8} {'timm/it, wall':>14} {'timm/it, CPU':>14}")
+    records = []
+    for name in names:
+        wall, cpu = (statistics.median(t[i] for t in times[name]) for i in (0, 1))
+        pairs = list(zip(times["timm"], times[name], strict=True))
+        ratios = [statistics.median(a[i] / b[i] for a, b in pairs) for i in (0, 1)]
+        print(f"{name:28} {wall:8.2f} {cpu:8.2f} {ratios[0]:14.2f} {ratios[1]:14.2f}")
+        records.append({"step": name, "wall": wall, "cpu": cpu, "ratios": ratios})
+    if args.json:
+        args.json.write_text(json.dumps({**vars(args), "json": None, "rows": records}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
