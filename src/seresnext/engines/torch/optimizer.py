@@ -61,7 +61,6 @@ class Optimizer:
             nesterov=self.optim.nesterov,
             weight_decay=self.optim.weight_decay,
             fused=self.fused,
-            foreach=not self.fused,
         )
         if self.momentum is not None:
             # From zeros v = momentum * 0 + g, which is also what SGD's first step does; but its
@@ -90,7 +89,8 @@ class Optimizer:
             self.sgd.step()
         elif bool(finite):
             if divisor is not None:
-                torch._foreach_div_(gradients, divisor)
+                for gradient in gradients:
+                    gradient.div_(divisor)
             self.sgd.step()
         self.updates += finite
         if self.dynamic:

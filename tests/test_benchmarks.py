@@ -1,0 +1,59 @@
+"""The benchmark scripts run: dry, tiny, only to know that they would."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_gpu_script_without_a_gpu(capsys: pytest.CaptureFixture) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    assert load("gpu").main([]) == 1
+    assert "needs a CUDA device" in capsys.readouterr().out
+
+
+def test_the_gpu_script_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "gpu.json"
+    assert load("gpu").main(["--cpu-dry-run", "--json", str(out)]) == 0
+    results = json.loads(out.read_text())
+    assert len(results["checks"]) == 11
+    assert all(check["passed"] for check in results["checks"])
+    assert {(r["task"], r["precision"], r["mode"]) for r in results["speed"]} == {
+        ("training", "bf16", "eager"),
+        ("prediction", "bf16", "eager"),
+        ("training", "bf16", "compiled"),
+        ("prediction", "bf16", "compiled"),
+        ("training", "fp16", "eager"),
+        ("training", "fp32", "eager"),
+        ("prediction", "fp32", "eager"),
+    }
+    assert {r["model"] for r in results["speed"]} == {"seresnext", "timm"}
+    assert all(r["images_per_second"] > 0 for r in results["speed"])
+    assert "| training | bf16 | eager | timm |" in capsys.readouterr().out
+
+
+def test_a_wrong_result_fails_the_gpu_script() -> None:
+    gpu = load("gpu")
+    checks = gpu.Checks()
+    for error, passed in ((1e-5, True), (1e-3, False), (float("nan"), False)):
+        checks.add("x", error, 1e-4)
+        assert checks.records[-1]["passed"] is passed
