@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-pytest.importorskip("mindspore", reason="the engine's framework")
+pytest.importorskip("seresnext.engines.mindspore.engine", reason="needs MindSpore")
 
 from engines.contract import EngineContract
 from seresnext.config import EngineConfig, OptimConfig

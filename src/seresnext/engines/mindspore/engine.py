@@ -119,8 +119,8 @@ class MindSporeEngine:
         if optimizer.dynamic:
             state.scalars["loss_scale"] = float(optimizer.loss_scale.asnumpy())
             state.scalars["good_steps"] = float(optimizer.good_steps.asnumpy())
-        if optimizer.has_momentum and state.scalars["updates"] > 0:
-            state.momentum = _arrays(optimizer.momentum_by_name)
+        if optimizer.mu.asnumpy() > 0 and state.scalars["updates"] > 0:
+            state.momentum = _arrays(optimizer.momentum)
         if self._predictor is not self._network:
             state.ema = _arrays(self._predictor.tensors)
         return state
@@ -135,7 +135,7 @@ class MindSporeEngine:
             return
         optimizer = self._trainer.optimizer
         if state.momentum:
-            shapes = {k: v.shape for k, v in optimizer.momentum_by_name.items()}
+            shapes = {k: v.shape for k, v in optimizer.momentum.items()}
             check_tensors(shapes, state.momentum, "the checkpoint's momentum")
         averaged = self._predictor is not self._network
         if state.ema and not averaged:

@@ -16,6 +16,8 @@ from mindspore.ops import operations as P
 from ...model.architecture import BN_EPS, BN_MOMENTUM, Architecture, Block, is_buffer
 from .reductions import Gate, mean_over_pixels
 
+_cast, _reshape, _transpose = P.Cast(), P.Reshape(), P.Transpose()
+
 _LARGE = 512 * 1024
 """TODO"""
 
@@ -67,7 +69,7 @@ class SEResNeXt(nn.Cell):
         `model.noise.draw_noise` drew; None is no noise. `training`, a constant of the graph,
         makes BN use and record the batch's statistics.
         """
-        x = x.astype(self.half)
+        x = _cast(x, self.half)
         for layer in self.stem:
             x = ops.relu(layer(x, training))
         x = self.max_pool(x)
@@ -75,8 +77,8 @@ class SEResNeXt(nn.Cell):
             x = block(x, None if drop_path is None else drop_path[:, number], training)
         features = mean_over_pixels(x)
         if dropout is not None:
-            features = features * dropout.astype(self.half)
-        return self.fc(features).astype(ms.float32)
+            features = features * _cast(dropout, self.half)
+        return _cast(self.fc(features), ms.float32)
 
 
 class Bottleneck(nn.Cell):
@@ -118,7 +120,7 @@ class Bottleneck(nn.Cell):
         x = self.conv3(x, training)
         gate = ops.sigmoid(self.fc2(ops.relu(self.fc1(mean_over_pixels(x)))))
         if drop_path is not None:
-            gate = gate * drop_path.astype(gate.dtype).reshape(-1, 1)
+            gate = gate * _reshape(_cast(drop_path, gate.dtype), (-1, 1))
         return ops.relu(shortcut + self.gate(x, gate))
 
 
@@ -152,20 +154,22 @@ class ConvBN(nn.Cell):
         )
 
     def construct(self, x, training):  # type: ignore[no-untyped-def]
-        weight = self.weight.astype(self.half)
+        weight = _cast(self.weight, self.half)
         x = self.conv(x, weight) if self.product is None else self.multiply(x, weight)
-        x = x.astype(self.bn_type)
+        x = _cast(x, self.bn_type)
         bn = self.normalise_batch if training else self.normalise
-        return bn(x, self.gamma, self.beta, self.mean, self.variance)[0].astype(self.half)
+        x = bn(x, self.gamma, self.beta, self.mean, self.variance)[0]
+        return _cast(x, self.half)
 
     def multiply(self, x, weight):  # type: ignore[no-untyped-def]
         """The 1x1 convolution as one product over all pixels of all samples."""
         if self.stride == 2:
             x = x[:, :, ::2, ::2]
         _, _, height, width = x.shape
-        rows = ops.transpose(x, (0, 2, 3, 1)).reshape(-1, self.inputs)
-        rows = self.product(rows, weight.reshape(-1, self.inputs))
-        return ops.transpose(rows.reshape(-1, height, width, rows.shape[1]), (0, 3, 1, 2))
+        rows = _reshape(_transpose(x, (0, 2, 3, 1)), (-1, self.inputs))
+        rows = self.product(rows, _reshape(weight, (-1, self.inputs)))
+        pixels = _reshape(rows, (-1, height, width, rows.shape[1]))
+        return _transpose(pixels, (0, 3, 1, 2))
 
 
 class Linear(nn.Cell):
@@ -179,8 +183,8 @@ class Linear(nn.Cell):
 
     def construct(self, x):  # type: ignore[no-untyped-def]
         """[B, in] -> [B, out]."""
-        weight = self.weight.reshape(self.shape).astype(self.half)
-        return self.product(x, weight) + self.bias.astype(self.half)
+        weight = _cast(_reshape(self.weight, self.shape), self.half)
+        return self.product(x, weight) + _cast(self.bias, self.half)
 
 
 class MaxPool(nn.Cell):

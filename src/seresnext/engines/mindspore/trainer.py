@@ -16,7 +16,8 @@ from ...model.noise import draw_noise
 from .distributed import AllReduce, World
 from .loss import TrainingLoss
 from .model import SEResNeXt
-from .optimizer import Optimizer, Statistics
+from .optimizer import Optimizer
+from .statistics import Statistics
 
 
 class Trainer:
@@ -40,7 +41,7 @@ class Trainer:
         statistics = Statistics(loss.network)
         optimizer = self.optimizer = Optimizer(loss.network, average, statistics, optim, engine)
         self.statistics = statistics
-        all_reduce = AllReduce(world)
+        all_reduce, over_tensors = AllReduce(world), ops.HyperMap()
         ranks = world.size
 
         def scaled(factor, *piece):  # type: ignore[no-untyped-def]
@@ -59,8 +60,9 @@ class Trainer:
         def update(rows, gradients, sums, lr):  # type: ignore[no-untyped-def]
             if ranks > 1:
                 gradients = all_reduce(gradients)
-                flat, sums = all_reduce((statistics.flat() / ranks, sums))
-                statistics.load(flat)
+                everything = all_reduce((*statistics.present, sums))
+                statistics.load(over_tensors(ops.partial(_divide, ranks), everything[:-1]))
+                sums = everything[-1]
             finite, norm = optimizer(gradients, sums[0], lr)
             return ops.stack([sums[0], rows, sums[1], norm, finite.astype(ms.float32)])
 
@@ -78,15 +80,11 @@ class Trainer:
         added_sums = Parameter(np.zeros(2, np.float32), name="sums", requires_grad=False)
 
         def clear():  # type: ignore[no-untyped-def]
-            for total in (*added, added_sums):
-                ops.assign(total, ops.zeros_like(total))
-            return True
+            return over_tensors(_clear, (*added, added_sums))
 
         def add(rows, *piece):  # type: ignore[no-untyped-def]
             rows, gradients, sums = backward(rows, piece)
-            for total, gradient in zip(added, gradients):
-                ops.assign_add(total, gradient)
-            ops.assign_add(added_sums, sums)
+            over_tensors(_add, (*added, added_sums), (*gradients, sums))
             return rows
 
         def update_from_sums(rows, lr):  # type: ignore[no-untyped-def]
@@ -110,7 +108,7 @@ class Trainer:
     def restart(self, momentum: Mapping[str, np.ndarray], scalars: Mapping[str, float]) -> None:
         """Go on from a checkpoint whose weights and BN statistics have been loaded."""
         self.optimizer.load(momentum, scalars)
-        self.statistics.restart()
+        self.statistics.keep()
 
     def _tensors(self, piece: Batch) -> list[Tensor | None]:
         """What `TrainingLoss` takes; noise that the network has none of is None."""
@@ -120,3 +118,15 @@ class Trainer:
             *(noise.get("drop_path"), noise.get("dropout")),
         )
         return [None if a is None else Tensor(a) for a in arrays]
+
+
+def _divide(divisor, tensor):  # type: ignore[no-untyped-def]
+    return tensor / divisor
+
+
+def _clear(tensor):  # type: ignore[no-untyped-def]
+    return ops.assign(tensor, ops.zeros_like(tensor))
+
+
+def _add(tensor, term):  # type: ignore[no-untyped-def]
+    return ops.assign_add(tensor, term)
