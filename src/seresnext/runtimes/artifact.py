@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +54,19 @@ class Artifact:
                     f"{source} does not hold what its metadata says: {what} is {list(found)} per "
                     f"image, expected {list(expected)}; export it again"
                 )
+
+
+def refuse_foreign_operators(found: Iterable[str], known: frozenset[str], source: Path) -> None:
+    """Raise UserError unless every operator is one that exports have.
+
+    What is left can neither loop, nor branch, nor load code.
+    """
+    foreign = sorted(set(found) - known)
+    if foreign:
+        raise UserError(
+            f"{source} has operators that no export of this package has "
+            f"({', '.join(foreign[:5])}); refused"
+        )
 
 
 def read_artifact(text: str | None, source: Path) -> Artifact:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,14 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 
 from ..errors import UserError
-from .artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Artifact, read_artifact
+from .artifact import (
+    INPUT_NAME,
+    METADATA_KEY,
+    OUTPUT_NAME,
+    Artifact,
+    read_artifact,
+    refuse_foreign_operators,
+)
 from .base import cpu, read_file
 from .network import normalise
 
@@ -25,6 +32,26 @@ _PROVIDERS = {
 
 _PIECE = {"cpu": 4, "cuda": 64, "npu": 64}
 """Images per call. On a CPU larger ones gain nothing and leave the cache (docs/benchmarks.md)."""
+
+
+_OPERATORS = frozenset(
+    [
+        "Add",
+        "AveragePool",
+        "Cast",
+        "Conv",
+        "DequantizeLinear",
+        "Flatten",
+        "Gemm",
+        "GlobalAveragePool",
+        "MaxPool",
+        "Mul",
+        "QuantizeLinear",
+        "Relu",
+        "Sigmoid",
+        "Transpose",
+    ]
+)
 
 
 class OnnxRuntime:
@@ -78,9 +105,10 @@ def _read(path: Path) -> tuple[bytes, Artifact]:
         raise UserError(
             f"{path} is damaged: not a whole ONNX model ({len(data)} bytes); export it again"
         ) from None
-    nodes = [node for function in model.functions for node in function.node]
-    stored = (*_tensors(model.graph), *_attribute_tensors(nodes))
-    outside = next((t.name for t in stored if _is_external(t)), None)
+    operators = [f"{n.domain}:{n.op_type}".removeprefix(":") for n in model.graph.node]
+    operators += [f"function {function.name}" for function in model.functions]
+    refuse_foreign_operators(operators, _OPERATORS, path)
+    outside = next((t.name for t in _tensors(model.graph) if _is_external(t)), None)
     if outside is not None:
         raise UserError(
             f"{path} keeps its weights in other files (tensor {outside!r}), which is refused: the "
@@ -104,19 +132,13 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every stored tensor, also those in attributes and inner graphs."""
+    """Every stored tensor, wherever a file can hide one."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    yield from _attribute_tensors(graph.node)
-
-
-def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    for node in nodes:
+    for node in graph.node:
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
 
 
 def _is_external(tensor: onnx.TensorProto) -> bool:
@@ -138,7 +160,10 @@ def _choose(device: str) -> tuple[str, list[Any]]:
         )
     if kind == "cpu":
         return kind, [_PROVIDERS["cpu"]]
-    return kind, [(_PROVIDERS[kind], {"device_id": int(number or 0)}), _PROVIDERS["cpu"]]
+    options = {"device_id": int(number or 0)}
+    if kind == "cuda":
+        options["use_tf32"] = 0  # it keeps 10 bits of the mantissa: fp32 means fp32
+    return kind, [(_PROVIDERS[kind], options), _PROVIDERS["cpu"]]
 
 
 def _line(error: Exception) -> str:

@@ -12,10 +12,41 @@ import numpy as np
 import openvino as ov
 
 from ..errors import UserError
-from .artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Artifact, read_artifact
+from .artifact import (
+    INPUT_NAME,
+    METADATA_KEY,
+    OUTPUT_NAME,
+    Artifact,
+    read_artifact,
+    refuse_foreign_operators,
+)
 from .base import cpu, read_file
 from .network import normalise
 from .openvino_export import WEIGHTS_KEY
+
+_OPERATORS = frozenset(
+    [
+        "Add",
+        "AvgPool",
+        "Const",
+        "Convert",
+        "Convolution",
+        "Divide",
+        "FakeQuantize",
+        "GroupConvolution",
+        "MatMul",
+        "MaxPool",
+        "Multiply",
+        "Parameter",
+        "ReLU",
+        "ReduceMean",
+        "Reshape",
+        "Result",
+        "Sigmoid",
+        "Subtract",
+        "Transpose",
+    ]
+)
 
 
 class OpenVINORuntime:
@@ -97,9 +128,12 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Artifact]:
     if re.search(rb"<!(DOCTYPE|ENTITY)", xml):
         raise UserError(f"{path} holds a document type, which no OpenVINO IR does; refused")
     try:
-        info = ElementTree.fromstring(xml).find("rt_info")
+        root = ElementTree.fromstring(xml)
     except ElementTree.ParseError as error:
         raise UserError(f"{path} is damaged: {error}; export it again") from None
+    layers = [layer.get("type", "") for layer in root.iter("layer")]
+    refuse_foreign_operators(layers, _OPERATORS, path)
+    info = root.find("rt_info")
     entries = {} if info is None else {e.tag: e.get("value") for e in info}
     artifact = read_artifact(entries.get(METADATA_KEY), path)
     weights = read_file(path.with_suffix(".bin"))
