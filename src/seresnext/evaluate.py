@@ -13,7 +13,7 @@ import numpy as np
 from .batch import Batch
 from .config import DataConfig
 from .data.loader import BadImages, eval_batches
-from .data.source import image_folder
+from .data.source import evaluation_folder, image_folder
 from .errors import UserError
 from .runtimes.base import Runtime
 from .training.metrics import Metrics, MetricSums
@@ -62,7 +62,7 @@ def evaluate_folder(
         raise UserError(f"--batch-size: expected 1 or more, got {batch_size}")
     report = BadImages(None)
     source = image_folder(
-        validation_folder(data), class_names=model.spec.class_names, allow_empty_classes=True
+        evaluation_folder(data), class_names=model.spec.class_names, allow_empty_classes=True
     )
     batches = eval_batches(
         source,
@@ -74,11 +74,3 @@ def evaluate_folder(
     with closing(batches):
         metrics = evaluate(model.predict, batches, unread=lambda: report.count)
     return metrics, report.names()
-
-
-def validation_folder(data: Path) -> Path:
-    """`data`/val (or validation, test) where there is one, else `data` itself."""
-    for name in ("val", "validation", "test"):
-        if (data / name).is_dir():
-            return data / name
-    return data

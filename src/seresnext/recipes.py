@@ -31,7 +31,8 @@ def demo() -> Config:
             image_size=32,
             crop_scale=(1.0, 1.0),
             crop_ratio=(1.0, 1.0),
-            shift=3,
+            shift=2,
+            rotate=10.0,
             hflip=0.0,
             color_jitter=(0.0, 0.0, 0.0, 0.0),
             eval_crop_ratio=1.0,
@@ -41,11 +42,11 @@ def demo() -> Config:
         schedule=ScheduleConfig(warmup="1 epochs"),
         run=RunConfig(
             out="runs/demo",
-            duration="8 epochs",
+            duration="12 epochs",
             batch_size=32,
             eval_batch_size=64,
             log_every="10 steps",
-            save_every="2 epochs",
+            save_every="3 epochs",
         ),
     )
 
@@ -115,7 +116,7 @@ def zoo() -> Config:
             batch_size=128,
             # Divides the epoch, so that its end is always logged.
             log_every="0.01 epochs",
-            save_every="2 epochs",
+            save_every="3 epochs",
             keep_checkpoint_max=20,
         ),
     )

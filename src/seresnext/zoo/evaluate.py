@@ -8,10 +8,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ..data.source import image_folder
+from ..data.source import evaluation_folder, image_folder
 from ..engines.base import Engine, EngineState, create_engine
 from ..errors import UserError
-from ..evaluate import evaluate_folder, validation_folder
+from ..evaluate import evaluate_folder
 from ..model.foreign import ForeignModel, load_weights
 from ..model.spec import InputSpec, ModelSpec
 from ..recipes import zoo
@@ -115,7 +115,7 @@ def _images(options: EvalOptions) -> Path:
             "val_data_path is not set: give --val_data_path DIR with DIR/<class>/<image>, here or "
             "in the file of --config_path"
         )
-    return validation_folder(Path(options.val_data_path or options.data_path))
+    return evaluation_folder(Path(options.val_data_path or options.data_path))
 
 
 def spec_of(

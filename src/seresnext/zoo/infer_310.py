@@ -23,9 +23,8 @@ import numpy as np
 
 from ..config import DataConfig
 from ..data.loader import BadImages, eval_batches
-from ..data.source import image_list
+from ..data.source import evaluation_folder, image_list
 from ..errors import UserError
-from ..evaluate import validation_folder
 from ..runtimes.base import Runtime, create_runtime
 from .door import run
 from .names import flat_names, images_below, result_name
@@ -95,7 +94,7 @@ def infer(
     Images are preprocessed as in evaluation; reading and decoding run ahead and are not in the
     time, nor is a first image that only warms up.
     """
-    folder = validation_folder(data)
+    folder = evaluation_folder(data)
     paths = images_below(folder)
     names = flat_names(paths)
     inputs = model.spec.input if resize is None else replace(model.spec.input, resize=resize)

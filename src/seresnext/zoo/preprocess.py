@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..data.source import image_folder
+from ..data.source import evaluation_folder, image_folder
 from ..errors import UserError
-from ..evaluate import validation_folder
 from ..runtimes.base import create_runtime
 from .names import flat_names, images_below
 from .options import named, parse
@@ -45,7 +44,7 @@ def write_labels(data: Path, out: Path, class_names: Sequence[str] | None = None
     as in the original. An earlier `out` is kept beside. Raises UserError for images outside class
     folders, and what `image_folder` raises.
     """
-    folder = validation_folder(data)
+    folder = evaluation_folder(data)
     known = _label_names(folder, class_names)
     source = image_folder(folder, class_names=known, allow_empty_classes=True)
     labels = {source.name(index): int(source.labels[index]) for index in range(len(source))}

@@ -1,0 +1,34 @@
+"""It learns: the digits, by the demo recipe, with a small network of the family."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from seresnext.config import Config, validate
+from seresnext.data.demo import write_digits
+from seresnext.recipes import recipe
+from seresnext.train import train
+from seresnext.training.log import LineReporter
+
+
+def small_demo(data: Path, out: Path) -> Config:
+    """The demo with one block per stage, a quarter of the network's arithmetic."""
+    config = recipe("demo")
+    change = dataclasses.replace
+    return validate(
+        change(
+            config,
+            model=change(config.model, layers=(1, 1, 1, 1)),
+            data=change(config.data, root=str(data)),
+            run=change(config.run, out=str(out), save_every="100 epochs"),
+        )
+    )
+
+
+def test_the_digits_reach_95_percent(tmp_path: Path) -> None:
+    write_digits(tmp_path / "digits")
+    metrics = train(small_demo(tmp_path / "digits", tmp_path / "run"), LineReporter())
+    assert metrics is not None
+    assert metrics.images == 355
+    assert metrics.top1 >= 0.95
