@@ -17,7 +17,9 @@ from seresnext.config import Config, to_dict
 from seresnext.errors import UserError
 from seresnext.evaluate import evaluate_folder
 from seresnext.export import SUFFIXES, Format, Options, export, print_report
+from seresnext.model.architecture import architecture
 from seresnext.model.finished import save_model
+from seresnext.model.spec import ModelSpec
 from seresnext.runtimes import nncf_int8, onnx_export
 from seresnext.runtimes.base import create_runtime
 
@@ -124,6 +126,18 @@ def test_given_images_go_before_recorded_ones(run: Path, tmp_path: Path) -> None
     other = write_images(tmp_path / "other", 4, 300)
     report = export(run, "onnx", tmp_path / "m.onnx", Options(data=other, max_images=7))
     assert report.images == f"7 images of {other}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize("name", ["seresnext50_32x4d", "seresnext50d_32x4d"])
+def test_full_size(tmp_path: Path, format: Format, name: str) -> None:
+    arch = architecture(name, max_pool="same")
+    spec = ModelSpec(arch, tuple(map(str, range(1000))))
+    save_model(tmp_path / "model", spec, random_weights(spec))
+    report = export(tmp_path / "model", format, tmp_path / f"m{SUFFIXES[format]}")
+    assert report.comparison.relative < 1e-5
+    assert report.comparison.agreement == 1
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
