@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor, communication, nn, ops
 from mindspore.ops import operations as P
@@ -45,8 +44,8 @@ class World:
         assert values.dtype in (np.float64, np.int64), values.dtype
         if self.size == 1:
             return values.copy()
-        # Travels as int64: float64 is not known to every backend.
-        bits = Tensor(np.atleast_1d(values).ravel().view(np.int64))
+        # Travels as int32: on the CPU, AllGather of int64 keeps the low half only (MindSpore 2.10).
+        bits = Tensor(np.atleast_1d(values).ravel().view(np.int32))
         rows = P.AllGather()(bits).asnumpy().view(values.dtype).reshape(self.size, -1)
         total = rows[0].copy()
         for row in rows[1:]:
