@@ -99,17 +99,19 @@ def test_logs_of_earlier_starts_stay(tmp_path: Path) -> None:
 # Real processes --------------------------------------------------------------------------------
 
 
-def test_distributed_training(tmp_path: Path, digits: Path, command: Command) -> None:
+@pytest.mark.parametrize("engine", ["torch", pytest.param("mindspore", marks=pytest.mark.slow)])
+def test_distributed_training(engine: str, tmp_path: Path, digits: Path, command: Command) -> None:
     """bash scripts/run_distribution_train_ascend.sh [RANK_TABLE_FILE] imagenet, two ranks."""
     write_table(tmp_path, table_of({"10.0.0.1": [0, 1]}))
     done = command(
-        *(SCRIPT, "rank_table.json", "imagenet", "--device_target", "CPU", "--data_path", digits),
-        *("--epoch_size", "2", "--lr_init", "0.1", *TINY, *LAYERS),
+        *(SCRIPT, "rank_table.json", "imagenet", "--device_target", "CPU", "--engine", engine),
+        *("--data_path", digits, "--epoch_size", "2", "--lr_init", "0.1", *TINY, *LAYERS),
         cwd=tmp_path,
     )
     lines = done.stdout.splitlines()
-    assert lines[0] == "starting 2 of 2 ranks (0 to 1) with torch; logs: ckpt_0/logs"
-    assert "torch cpu (1 thread) x 2, fp32; 24 images in 4 classes; 6 steps of 8 images" in lines[2]
+    assert lines[0] == f"starting 2 of 2 ranks (0 to 1) with {engine}; logs: ckpt_0/logs"
+    assert f"{engine} cpu" in lines[2]
+    assert " x 2, fp32; 24 images in 4 classes; 6 steps of 8 images" in lines[2]
     assert re.fullmatch(r"epoch: 1 step: 3, loss is \d+\.\d{6}", lines[3])
     assert done.stdout.count("epoch: 2 step: 3,") == 1
     run = tmp_path / "ckpt_0"
