@@ -95,8 +95,10 @@ def test_runtimes_import_their_framework_only() -> None:
         kind = next((k for k in own_framework if path.stem.startswith(k)), "")
         assert foreign & FRAMEWORKS <= own_framework.get(kind, set()), f"{path}: {foreign}"
         if path.stem != "base":
+            # MindSpore has one device per process, so its engine and its runtime share the choice.
+            shared = {"engines.mindspore.device"} if kind == "mindir" else set()
             assert not {n for n in own if n.startswith("data")}, path
-            assert not {n for n in own if n.startswith("engines")}, path
+            assert not {n for n in own if n.startswith("engines")} - shared, path
 
 
 def test_nothing_imports_the_command_line() -> None:

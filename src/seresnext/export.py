@@ -163,11 +163,10 @@ class _Job:
     def run(self, model: Path, out: Path) -> ExportReport:
         in_float: tuple[str, ...] = ()
         calibration = ""
-        if self.format in ("mindir", "air"):
+        if self.format == "air":
             module: Any = base.load("mindir")
-            write = module.export_mindir if self.format == "mindir" else module.export_air
-            write(self.artifact.spec, self.weights, self.path)
-            versions = f"{self.format} of MindSpore"
+            module.export_air(self.artifact.spec, self.weights, self.path)
+            versions = "AIR of MindSpore"
         else:
             writer = base.writer(self.format)
             versions = writer.versions()

@@ -21,21 +21,23 @@ _ISA = "ONEDNN_MAX_CPU_ISA"
 _threads = 0
 
 
-def prepare(name: str, local_rank: int = 0, threads: int = 0) -> str:
+def prepare(name: str, local_rank: int = 0, threads: int = 0, what: str = "engine.device") -> str:
     """Make `auto`, `cpu`, `ascend` or `ascend:N` the process's device; return `CPU` or `Ascend`.
 
     Without a number a process takes the Ascend device of its local rank. Raises UserError for an
-    unknown name, an absent device, or one that differs from what the process already uses.
+    unknown name, an absent device, or one that differs from what the process already uses; `what`
+    is the option it names.
     Ascend: written to MindSpore's documentation, not run on hardware.
     """
     kind, _, index = name.partition(":")
-    if kind not in ("auto", "cpu", "ascend") or (index and not (kind == "ascend" and index.isdigit())):
-        raise UserError(f"engine.device: expected auto, cpu, ascend or ascend:N, got {name!r}")
+    numbered = kind == "ascend" and index.isdigit()
+    if kind not in ("auto", "cpu", "ascend") or (index and not numbered):
+        raise UserError(f"{what}: expected auto, cpu, ascend or ascend:N, got {name!r}")
     if kind == "auto":
         kind = "ascend" if ascend.is_available() else "cpu"
     if kind == "ascend" and not ascend.is_available():
         raise UserError(
-            f"engine.device: {name} was asked for, but MindSpore {ms.__version__} finds no Ascend "
+            f"{what}: {name} was asked for, but MindSpore {ms.__version__} finds no Ascend "
             "device and driver here; use cpu"
         )
     target = "CPU" if kind == "cpu" else "Ascend"
@@ -47,7 +49,7 @@ def prepare(name: str, local_rank: int = 0, threads: int = 0) -> str:
     except RuntimeError as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(
-            f"engine.device: MindSpore cannot switch to {name} in this process ({first_line}); "
+            f"{what}: MindSpore cannot switch to {name} in this process ({first_line}); "
             "it takes one device per process"
         ) from None
     if target == "CPU":

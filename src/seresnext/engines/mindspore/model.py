@@ -149,9 +149,7 @@ class ConvBN(nn.Cell):
         self.conv = P.Conv2D(out, kernel, 1, "pad", kernel // 2, stride, 1, groups)
         self.normalise = P.BatchNorm(is_training=False, epsilon=BN_EPS)
         # The statistics take the unbiased variance of the batch, as torch's do.
-        self.normalise_batch = P.BatchNorm(
-            is_training=True, epsilon=BN_EPS, momentum=BN_MOMENTUM
-        )
+        self.normalise_batch = P.BatchNorm(is_training=True, epsilon=BN_EPS, momentum=BN_MOMENTUM)
 
     def construct(self, x, training):  # type: ignore[no-untyped-def]
         weight = _cast(self.weight, self.half)
@@ -205,9 +203,7 @@ class MaxPool(nn.Cell):
 class Layers:
     """Builds layers on parameters looked up by canonical name."""
 
-    def __init__(
-        self, tensors: dict[str, Parameter], half: ms.Type, half_batch_norm: bool
-    ) -> None:
+    def __init__(self, tensors: dict[str, Parameter], half: ms.Type, half_batch_norm: bool) -> None:
         self.tensors, self.half, self.half_batch_norm = tensors, half, half_batch_norm
 
     def conv_bn(self, conv: str, bn: str, *, stride: int = 1, groups: int = 1) -> ConvBN:

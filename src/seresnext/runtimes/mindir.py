@@ -1,0 +1,122 @@
+"""Run MindIR artifacts with MindSpore, on the CPU or on Ascend."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from ..engines.mindspore.device import prepare  # first: it quiets MindSpore's import
+
+import mindspore as ms  # isort: skip
+from mindspore import Tensor, nn  # isort: skip
+from mindspore.train import mind_ir_pb2  # isort: skip
+
+from ..errors import UserError
+from .artifact import METADATA_KEY, Artifact, read_artifact, refuse_foreign_operators
+from .base import cpu, read_file
+from .mindir_export import DIGEST_KEY, export_air, export_mindir, with_user_info
+from .network import normalise
+
+__all__ = ["MindIRRuntime", "export_air", "export_mindir"]
+
+_PIECE = 16
+"""Images per call: bounds the memory."""
+
+_OPERATORS = frozenset(
+    [
+        *("Add", "AvgPool", "BiasAdd", "Conv2D", "ExpandDims", "MatMul", "MaxPool3D", "Mul"),
+        *("ReLU", "ReduceMean", "Reshape", "Sigmoid", "Squeeze"),
+        # How MindIR says that parameters are read, and in which order.
+        *("Depend", "Load", "MakeTuple", "UpdateState"),
+    ]
+)
+
+
+class MindIRRuntime:
+    """One MindIR on one device. Ascend: not run on hardware."""
+
+    name = "mindir"
+
+    def __init__(self, path: Path, *, device: str = "auto", threads: int = 0) -> None:
+        """Raises UserError for a damaged or foreign file and an absent device."""
+        data, self.artifact = _read(path)
+        self.spec = self.artifact.spec
+        target = prepare(device, threads=threads, what="--device")
+        self.device = cpu(threads) if target == "CPU" else "ascend"
+        try:
+            graph = _load(data)
+        except RuntimeError as error:
+            raise UserError(
+                f"{path} is no usable MindIR for MindSpore {ms.__version__} "
+                f"({str(error).strip().splitlines()[0]}); export it again"
+            ) from None
+        self._graph = nn.GraphCell(graph)
+        # One compilation for any number of images, instead of one for each number.
+        self._graph.set_inputs(Tensor(shape=[None, 3, None, None], dtype=ms.float32))
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N."""
+        logits = [np.zeros((0, self.spec.architecture.num_classes), np.float32)]
+        for start in range(0, len(images), _PIECE):
+            pixels = normalise(images[start : start + _PIECE], self.spec.input)
+            logits.append(self._graph(Tensor(pixels)).asnumpy())
+        return np.concatenate(logits)
+
+    def close(self) -> None:
+        del self._graph
+
+
+def _read(path: Path) -> tuple[bytes, Artifact]:
+    """The file's bytes and what they say about themselves, once they are known to be whole and
+    harmless.
+
+    MindSpore's own parser trusts what it reads, so it gets only what an export wrote: the digest
+    finds damage, the list of operators whatever else a file could ask for.
+    """
+    data = read_file(path)
+    model = mind_ir_pb2.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError:
+        raise UserError(
+            f"{path} is damaged: not a whole MindIR ({len(data)} bytes); export it again"
+        ) from None
+    entries = dict(model.user_info)
+    artifact = read_artifact(entries.get(METADATA_KEY), path)
+    digest = entries.get(DIGEST_KEY, "")
+    ours = with_user_info(b"", entries[METADATA_KEY], digest)
+    plain = data.removesuffix(ours)
+    if len(plain) == len(data) or hashlib.sha256(plain).hexdigest() != digest:
+        raise UserError(f"{path} is not as it was written (its SHA-256 differs); export it again")
+    operators = [primitive.op_type for primitive in model.primitives]
+    operators += [f"function {function.name}" for function in model.functions]
+    refuse_foreign_operators(operators, _OPERATORS, path)
+    if any(tensor.HasField("external_data") for tensor in model.graph.parameter):
+        raise UserError(
+            f"{path} keeps its weights in other files, which is refused: the file could name any "
+            "path on this machine; expected one file with everything inside"
+        )
+    artifact.check_shapes(path, *_shapes(model.graph, artifact))
+    return data, artifact
+
+
+def _load(data: bytes) -> Any:
+    """MindSpore's graph of a file with these bytes: those that were checked, and no others."""
+    with tempfile.TemporaryDirectory(prefix="seresnext-") as folder:
+        file = Path(folder, "model.mindir")  # MindSpore insists on the suffix
+        file.write_bytes(data)
+        return ms.load(str(file))
+
+
+def _shapes(graph: mind_ir_pb2.GraphProto, artifact: Artifact) -> Iterator[tuple[int, ...]]:
+    """Shapes of the input and the output, without the batch dimension."""
+    for value in (graph.input, graph.output):
+        dims = tuple(value[0].tensor[0].dims[1:]) if value and value[0].tensor else ()
+        # A file made with `dynamic_size` fits every size.
+        yield artifact.input_shape if dims == (3, -1, -1) else dims
