@@ -174,6 +174,16 @@ def test_a_fixed_loss_scale_stays() -> None:
     assert engine.state_dict().scalars == {"updates": 0}
 
 
+def test_a_gradient_that_overflows_behind_a_finite_loss() -> None:
+    engine = tiny_engine({"precision": "fp16", "loss_scale": 1e30})
+    before = engine.state_dict()
+    record = engine.fetch(engine.train_step(random_batch(8), 0.01))
+    assert np.isfinite(record["loss"])
+    assert record["finite"] == 0.0
+    after = engine.state_dict()
+    assert all((after.model[k] == v).all() for k, v in before.model.items())
+
+
 def test_without_a_fused_kernel() -> None:
     """Devices that have none wait for the verdict and update tensor by tensor."""
     optim = {"clip_norm": 0.5, "nesterov": True}

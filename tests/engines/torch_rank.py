@@ -35,10 +35,12 @@ class Scenario:
 
 OPTIM = {"label_smoothing": 0.1, "ema_decay": 0.9, "clip_norm": 1.0, "nesterov": True}
 SCENARIOS = {
-    "plain": Scenario({}, OPTIM),
-    "accumulate": Scenario({}, OPTIM | {"accumulate": 2}),
-    "sync_bn": Scenario({"sync_bn": True}, OPTIM),
-    "poison": Scenario({}, OPTIM, poison=True),
+    "plain": Scenario({"threads": 1}, OPTIM),
+    "accumulate": Scenario({"threads": 1}, OPTIM | {"accumulate": 2}),
+    "sync_bn": Scenario({"threads": 1, "sync_bn": True}, OPTIM),
+    "poison": Scenario({"threads": 1}, OPTIM, poison=True),
+    # The number of threads decides the last bits, so with virtual shards it has a default of its
+    # own; nothing sets it here.
     "shards2": Scenario({"virtual_shards": 2}, OPTIM),
     "shards4": Scenario({"virtual_shards": 4}, OPTIM),
     "shards4_poison": Scenario({"virtual_shards": 4}, OPTIM, poison=True),
@@ -66,7 +68,7 @@ def batch_of_rank(step: int, rank: int, world: int, poison: bool, parts: int) ->
 def run(scenario: Scenario) -> Outcome:
     noise = {} if scenario.engine.get("sync_bn") else {"drop_path": 0.3, "dropout": 0.3}
     spec = tiny_spec(**noise)
-    config = EngineConfig(device="cpu", threads=1, **scenario.engine)
+    config = EngineConfig(device="cpu", **scenario.engine)
     engine = TorchEngine(
         spec, init_weights(spec.architecture, 0), config, OptimConfig(**scenario.optim)
     )
