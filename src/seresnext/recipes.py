@@ -116,7 +116,7 @@ def zoo() -> Config:
             batch_size=128,
             # Divides the epoch, so that its end is always logged.
             log_every="0.01 epochs",
-            save_every="3 epochs",
+            save_every="2 epochs",
             keep_checkpoint_max=20,
         ),
     )
