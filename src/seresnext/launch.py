@@ -11,16 +11,17 @@ import contextlib
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
-from .config import Config, EngineName
+from .config import Config
 from .errors import UserError
 from .training.interrupt import INTERRUPTED_EXIT
 from .training.watch import RankLost
@@ -100,8 +101,31 @@ def report(code: int | None = None) -> None:
 def launch(config: Config, words: list[str], processes: int) -> int:
     """Run `seresnext train WORDS` in `processes` processes; returns the exit code."""
     logs = rank_logs(Path(config.run.out))
-    command = _COMMANDS[config.engine.name](processes, logs, ["seresnext", "train", *words])
-    return supervise(command, logs)
+    words = ["-m", "seresnext", "train", *words]
+    if config.engine.name == "torch":
+        torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        return supervise(muted(logs / "torchrun.log", [*torchrun, *words]), logs)
+    first = logs / "worker_0.log"
+    first.unlink(missing_ok=True)  # an earlier start's
+    msrun = [
+        *("mindspore.parallel.cluster.run", "--worker_num", str(processes)),
+        *("--local_worker_num", str(processes), "--master_port", str(_free_port())),
+        # msrun's own way of showing the first rank's words loses the last lines.
+        *("--log_dir", str(logs), "--join", "True", "--tail_worker_log", "-2", "python"),
+    ]
+    environment = {
+        "GLOG_v": "3",  # MindSpore warns of every connection that it makes
+        **os.environ,
+        # msrun starts whatever `python` comes first.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+    return supervise(muted(logs / "msrun.log", [*msrun, *words]), logs, environment, first)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def supervise(
@@ -167,17 +191,9 @@ def _shown(log: Path) -> Iterator[None]:
         thread.join()
 
 
-def _torchrun(processes: int, logs: Path, words: list[str]) -> list[str]:
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return muted(logs / "torchrun.log", [*torchrun, "-m", *words])
-
-
 def muted(log: Path, words: list[str]) -> list[str]:
     """The command `python -m WORDS` whose own words, not those of what it starts, go to `log`."""
     return [sys.executable, "-m", "seresnext.launch", str(log), *words]
-
-
-_COMMANDS: dict[EngineName, Callable[[int, Path, list[str]], list[str]]] = {"torch": _torchrun}
 
 
 class _PassOn:
