@@ -102,6 +102,12 @@ def test_threads() -> None:
     assert tiny_engine({"threads": 0, "virtual_shards": 2}).device == "cpu (1 thread)"
 
 
+def test_a_batch_that_does_not_divide() -> None:
+    engine = tiny_engine({"virtual_shards": 3})
+    with pytest.raises(UserError, match=r"run\.batch_size: 8 images .* into 3 equal pieces"):
+        engine.train_step(random_batch(8), 0.1)
+
+
 def test_averages_in_the_checkpoint_but_not_in_the_configuration() -> None:
     state = tiny_engine(optim={"ema_decay": 0.9}).state_dict()
     with pytest.raises(UserError, match=r"averaged weights, but optim\.ema_decay is 0"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -102,11 +103,18 @@ class Trainer:
         self.statistics.buffer.copy_(everything[:-2])
         return everything[-2:]
 
-    def _no_reduction(self):  # type: ignore[no-untyped-def]
-        return nullcontext() if self.world.size == 1 else self.loss.no_sync()
+    def _no_reduction(self) -> AbstractContextManager[None]:
+        if isinstance(self.loss, nn.parallel.DistributedDataParallel):
+            return self.loss.no_sync()
+        return nullcontext()
 
-    def _pieces(self, batch: Batch):  # type: ignore[no-untyped-def]
+    def _pieces(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
         """The batch on the device, piece by piece, each with noise of its own."""
+        if len(batch) % self.parts:
+            raise UserError(
+                f"run.batch_size: {len(batch)} images on each process cannot be cut into "
+                f"{self.parts} equal pieces (engine.virtual_shards or optim.accumulate)"
+            )
         for piece in batch.split(self.parts):
             noise = draw_noise(self.arch, len(piece), piece.seed)
             fields = {name: getattr(piece, name) for name in _PIXELS_AND_LABELS}
