@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seresnext.config import RunConfig
 from seresnext.errors import UserError
 from seresnext.model.architecture import architecture
 from seresnext.model.foreign import load_weights
@@ -140,3 +141,13 @@ def test_the_reporter_writes_a_file_every_two_epochs_and_at_the_end(tmp_path: Pa
         *("train_senet_imagenet-2_3.ckpt", "train_senet_imagenet-4_3.ckpt"),
         "train_senet_imagenet-5_3.ckpt",
     ]
+
+
+def test_the_reporter_follows_the_runs_own_interval(tmp_path: Path) -> None:
+    """Images are turned into steps: 24 at 4 in each of 2 processes are three steps."""
+    run = RunConfig(save_every="24 images", batch_size=4, keep_checkpoint_max=1)
+    reporter = ZooReporter(io.StringIO(), tmp_path, run, processes=2)
+    reporter.started(0, 100, 4.0)
+    for step in (2, 3, 4, 6):
+        reporter.saved(save_checkpoint(tmp_path / "checkpoints", checkpoint(step)))
+    assert [path.name for path in list_ckpts(tmp_path)] == ["train_senet_imagenet-2_2.ckpt"]

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..config import RunConfig, duration_steps
+from ..recipes import zoo
 from ..training.checkpoint import load_checkpoint
 from ..training.schedule import due
 from .checkpoints import write_zoo_ckpt
@@ -49,13 +51,14 @@ class ZooReporter:
         self,
         stream: Any = None,
         ckpt_folder: Path | None = None,
-        ckpt_epochs: float = 2.0,
-        keep: int = 20,
+        run: RunConfig | None = None,
+        processes: int = 1,
     ) -> None:
-        """With `ckpt_folder` a `.ckpt` is written there every `ckpt_epochs` epochs and at the end;
-        the newest `keep` stay."""
+        """With `ckpt_folder` a `.ckpt` is written there as often as `run` saves (not for a best
+        model in between) and at the end; the newest `keep_checkpoint_max` stay."""
         self.stream = stream or sys.stdout
-        self.ckpt_folder, self.ckpt_epochs, self.keep = ckpt_folder, ckpt_epochs, keep
+        self.ckpt_folder, self.run = ckpt_folder, run or zoo().run
+        self.global_batch = self.run.batch_size * processes
         self.total_steps, self.steps_per_epoch = 0, 1.0
         self.seconds, self.steps = 0.0, 0
         self.step, self.since = 0, time.perf_counter()
@@ -93,9 +96,13 @@ class ZooReporter:
             return
         checkpoint = load_checkpoint(path)
         done = checkpoint.step
-        if done == self.total_steps or due(done, self.ckpt_epochs * self.steps_per_epoch):
+        every = duration_steps(
+            self.run.save_every, self.steps_per_epoch, self.global_batch, "run.save_every"
+        )
+        if done == self.total_steps or due(done, every):
             epoch, step = epoch_and_step(done, self.steps_per_epoch)
-            write_zoo_ckpt(self.ckpt_folder, checkpoint, epoch, step, self.keep)
+            keep = self.run.keep_checkpoint_max
+            write_zoo_ckpt(self.ckpt_folder, checkpoint, epoch, step, keep)
 
     def close(self) -> None:
         pass

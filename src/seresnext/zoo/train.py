@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import UserError
-from ..launch import rank_output, report
+from ..launch import rank_output, report, world_size
 from .checkpoints import refuse_foreign
 from .door import run
 from .log import ZooReporter
@@ -27,9 +27,8 @@ def main(argv: list[str]) -> int:
             refuse_foreign(out)
         from ..train import train
 
-        reporter = ZooReporter(
-            ckpt_folder=out if options.save_ckpt else None, keep=config.run.keep_checkpoint_max
-        )
+        ckpt_folder = out if options.save_ckpt else None
+        reporter = ZooReporter(None, ckpt_folder, config.run, world_size())
         for note in notes:
             reporter.message(note)
         train(config, reporter)
