@@ -111,7 +111,7 @@ def loaded(code: str) -> set[str]:
     """Roots of the modules loaded after running `code` in a fresh interpreter."""
     script = f"{code}\nimport sys; print(' '.join(m.split('.')[0] for m in sys.modules))"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(out.stdout.split())
+    return set(out.stdout.splitlines()[-1].split())  # after what `code` printed
 
 
 def test_help_loads_no_framework() -> None:

@@ -65,7 +65,8 @@ def create_runtime(
     A run folder or a model folder is loaded by `engine`; a file is an ONNX model, an OpenVINO IR
     (its .xml), a MindIR or a torch.export archive. `threads` is for the CPU; 0 leaves it to the
     framework. Only the framework that is needed is imported. Raises UserError for anything that
-    is missing, damaged or not ours.
+    is missing, damaged or not ours. A file's network is run once before it is handed out: damage
+    shows then, and the first answer is not slower than the others.
     """
     path = Path(path)
     if path.is_dir():
@@ -75,6 +76,12 @@ def create_runtime(
         )
     kind = artifact_kind(path)
     runtime: Runtime = runtime_class(kind)(path, device=device, threads=threads)
+    side = runtime.spec.input.image_size
+    try:
+        runtime.predict(np.zeros((1, side, side, 3), np.uint8))
+    except Exception as error:  # whatever a damaged network makes a framework raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path} is no usable model, it cannot be run: {reason}") from error
     return runtime
 
 
