@@ -1,11 +1,13 @@
 """`seresnext train` with a memory, for tests: python recording.py NOTES STOP train WORDS...
 
-Each rank writes the samples of its steps to NOTES/rank-N.jsonl, and the last rank sends itself
-SIGTERM in its step number STOP after the start (0: never).
+Each rank writes the samples of its steps to NOTES/rank-N.jsonl and at its end the SHA-256 of its
+weights to NOTES/weights-N. The last rank sends itself SIGTERM in its step number STOP after the
+start (0: never).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -23,7 +25,7 @@ create_engine = loop.create_engine
 
 def recorded_engine(*arguments: Any) -> Any:
     engine = create_engine(*arguments)
-    train_step, steps = engine.train_step, 0
+    train_step, close, steps = engine.train_step, engine.close, 0
 
     def step(batch: Batch, lr: float) -> Any:
         nonlocal steps
@@ -34,7 +36,13 @@ def recorded_engine(*arguments: Any) -> Any:
             os.kill(os.getpid(), signal.SIGTERM)
         return train_step(batch, lr)
 
-    engine.train_step = step
+    def end() -> None:
+        tensors = engine.state_dict().model
+        digest = hashlib.sha256(b"".join(tensors[name].tobytes() for name in sorted(tensors)))
+        (notes / f"weights-{engine.rank}").write_text(digest.hexdigest())
+        close()
+
+    engine.train_step, engine.close = step, end
     return engine
 
 
