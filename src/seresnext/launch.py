@@ -109,20 +109,23 @@ def launch(config: Config, words: list[str], processes: int) -> int:
     first.unlink(missing_ok=True)  # an earlier start's
     msrun = [
         *("mindspore.parallel.cluster.run", "--worker_num", str(processes)),
-        *("--local_worker_num", str(processes), "--master_port", str(_free_port())),
+        *("--local_worker_num", str(processes), "--master_port", str(free_port())),
         # msrun's own way of showing the first rank's words loses the last lines.
         *("--log_dir", str(logs), "--join", "True", "--tail_worker_log", "-2", "python"),
     ]
-    environment = {
-        "GLOG_v": "3",  # MindSpore warns of every connection that it makes
-        **os.environ,
-        # msrun starts whatever `python` comes first.
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-    }
-    return supervise(muted(logs / "msrun.log", [*msrun, *words]), logs, environment, first)
+    return supervise(muted(logs / "msrun.log", [*msrun, *words]), logs, msrun_environment(), first)
 
 
-def _free_port() -> int:
+def msrun_environment() -> dict[str, str]:
+    """This process's environment, made fit for msrun."""
+    # msrun starts whatever `python` comes first.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    # MindSpore warns of every connection that it makes.
+    return {"GLOG_v": "3", **os.environ, "PATH": path}
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

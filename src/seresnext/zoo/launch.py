@@ -10,15 +10,12 @@ are then ended.
 from __future__ import annotations
 
 import argparse
-import os
-import socket
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import EngineName
 from ..errors import UserError
-from ..launch import muted, rank_logs, supervise
+from ..launch import free_port, msrun_environment, muted, rank_logs, supervise
 from .door import run
 from .options import TrainOptions, parse
 from .rank_table import RankTable, read_rank_table
@@ -62,14 +59,8 @@ def launch_plan(table: RankTable, node_rank: int, master_port: int) -> LaunchPla
         device_ids=tuple(device.device_id for device in server.devices),
         even=len({len(other.devices) for other in table.servers}) == 1,
         master_address=table.servers[0].server_id if several else "127.0.0.1",
-        master_port=master_port or _free_port(),
+        master_port=master_port or free_port(),
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def command(plan: LaunchPlan, engine: EngineName, logs: Path) -> list[str]:
@@ -104,14 +95,12 @@ def command(plan: LaunchPlan, engine: EngineName, logs: Path) -> list[str]:
 
 def environment(plan: LaunchPlan, target: str, table: Path) -> dict[str, str]:
     """The ranks' environment: which devices they see, and the table for Ascend's HCCL."""
-    # msrun starts whatever `python` comes first; MindSpore warns of every connection it makes.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    changes = {"PATH": path}
+    changes = {}
     if target in _VISIBLE:
         changes[_VISIBLE[target]] = ",".join(map(str, plan.device_ids))
     if target == "Ascend":
         changes["RANK_TABLE_FILE"] = str(table.resolve())
-    return {"GLOG_v": "3", **os.environ, **changes}
+    return {**msrun_environment(), **changes}
 
 
 def main(argv: list[str]) -> int:
