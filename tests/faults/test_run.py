@@ -130,12 +130,13 @@ from seresnext.cli import main
 
 stage, saves, write, clean = sys.argv[1], 0, module._write_synced, os.replace
 
-def dying_write(path, data):
+def dying_write(path, parts):
     global saves
     saves += path.name == module.STATE
-    write(path, data)
+    entry = write(path, parts)
     if stage == "writing" and saves == 2:
         os.kill(os.getpid(), signal.SIGKILL)
+    return entry
 
 def dying_replace(old, new):
     clean(old, new)

@@ -135,13 +135,14 @@ stage, count = sys.argv[2], 0
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 write, replace = module._write_synced, os.replace
 
-def dying_write(path, data):
+def dying_write(path, parts):
     global count
     count += 1
     if (stage, count) in (("first write", 1), ("second write", 2), ("last write", 3)):
+        data = b"".join(parts)
         path.write_bytes(data[: len(data) // 2])
         die()
-    write(path, data)
+    return write(path, parts)
 
 def dying_replace(a, b):
     if stage == "before rename":

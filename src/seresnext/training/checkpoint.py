@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from ..errors import UserError
 
@@ -76,18 +76,14 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         temporary.mkdir()
         manifest: dict[str, Any] = {"format": FORMAT, "step": checkpoint.step, "files": {}}
         files = {
-            f"{group}.safetensors": save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
+            f"{group}.safetensors": _safetensors(tensors)
             for group, tensors in checkpoint.tensors.items()
             if tensors
         }
-        files[STATE] = json.dumps(checkpoint.state, indent=1).encode()
-        for name, data in files.items():
-            _write_synced(temporary / name, data)
-            manifest["files"][name] = {
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "bytes": len(data),
-            }
-        _write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+        files[STATE] = [memoryview(json.dumps(checkpoint.state, indent=1).encode())]
+        for name, parts in files.items():
+            manifest["files"][name] = _write_synced(temporary / name, parts)
+        _write_synced(temporary / MANIFEST, [memoryview(json.dumps(manifest, indent=1).encode())])
         _sync_folder(temporary)
         if final.exists():  # the same step again, after a resume from an older checkpoint
             shutil.rmtree(final)
@@ -102,11 +98,34 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     return final
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def _safetensors(tensors: dict[str, np.ndarray]) -> list[memoryview]:
+    """The parts of a safetensors file: the length of a JSON header, the header, the tensors.
+
+    Written by hand because the library's `save` copies every tensor twice, holding the
+    interpreter meanwhile: a quarter of a second for 100 MB, taken from training.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    for name, array in tensors.items():
+        assert array.dtype == np.float32, f"{name} is {array.dtype}"
+        offsets = [end, end := end + array.nbytes]
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    data = [np.ascontiguousarray(a).reshape(-1).view(np.uint8).data for a in tensors.values()]
+    return [memoryview(len(text).to_bytes(8, "little") + text), *data]
+
+
+def _write_synced(path: Path, parts: list[memoryview]) -> dict[str, str | int]:
+    """Write a file to the disk itself; its entry in the manifest."""
+    digest = hashlib.sha256()
     with open(path, "wb") as file:
-        file.write(data)
+        for part in parts:
+            file.write(part)
+            digest.update(part)
         file.flush()
         os.fsync(file.fileno())
+    return {"sha256": digest.hexdigest(), "bytes": sum(part.nbytes for part in parts)}
 
 
 def _sync_folder(path: Path) -> None:
