@@ -167,3 +167,26 @@ def test_air_is_written_on_ascend_only(
     )
     assert "MindSpore writes AIR on Ascend only" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_export_of_checkpoints_from_elsewhere_and_of_a_run(
+    trained: tuple[Path, str], tmp_path: Path, digits: Path, command: Command
+) -> None:
+    """Classes of a file that has none are numbered, or named by the images it is compared on."""
+    shutil.copy(trained[0] / "ckpt_0" / "train_senet_imagenet-2_6.ckpt", tmp_path / "other.ckpt")
+    common = ("--file_format", "ONNX", "--device_target", "CPU", "--width", "32", "--height", "32")
+    done = command("export.py", "--ckpt_file", "other.ckpt", *common, cwd=tmp_path)
+    assert "synthetic images" in done.stdout
+    numbered = create_runtime(tmp_path / "seresnext50.onnx", device="cpu").spec
+    assert numbered.class_names == ("0", "1", "2", "3")
+    assert (numbered.input.image_size, numbered.architecture.max_pool) == (32, "same")
+    shutil.copytree(digits / "val", tmp_path / "val")
+    (tmp_path / "val" / "3").rename(tmp_path / "val" / "three")
+    named = ("--data_path", "val", "--file_name", "named.onnx")
+    command("export.py", "--ckpt_file", "other.ckpt", *common, *named, cwd=tmp_path)
+    spec = create_runtime(tmp_path / "named.onnx", device="cpu").spec
+    assert spec.class_names == ("0", "1", "2", "three")
+    run = ("--ckpt_file", trained[0] / "ckpt_0", "--file_name", "run")
+    done = command("export.py", *run, *common, cwd=tmp_path)
+    assert "12 images of " in done.stdout
+    assert (tmp_path / "run.onnx").is_file()

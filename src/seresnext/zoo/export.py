@@ -27,7 +27,8 @@ def main(argv: list[str]) -> int:
         raise UserError("ckpt_file is not set: give --ckpt_file F, the checkpoint to export")
     settings = engine_config(options.device_target, options.device_id, options.engine)
     path = Path(options.ckpt_file)
-    data = Path(options.data_path) if options.data_path else recorded_data(path.parent)[1]
+    run = path if path.is_dir() else path.parent
+    data = Path(options.data_path) if options.data_path else recorded_data(run)[1]
     foreign = load_weights(path)
     spec = spec_of(
         path,
