@@ -63,7 +63,9 @@ class Options:
     pre_trained: bool = named(False, "train from the weights in checkpoint_path")
     checkpoint_path: str = named("", "train: weights to start from; eval: what to evaluate")
     keep_checkpoint_max: int = named(20, "newest checkpoints kept")
-    device_target: Literal["CPU", "GPU", "Ascend"] = named("Ascend", "what to compute on")
+    device_target: Literal["CPU", "GPU", "Ascend"] = named(
+        "Ascend", "what to compute on; Ascend was not run on hardware"
+    )
     device_id: int = named(0, "which device; each process has its own in a distributed run")
     engine: Literal["torch", "mindspore"] | None = named(
         None, "framework (default: torch on CPU and GPU, mindspore on Ascend)"
@@ -98,7 +100,9 @@ class ExportOptions:
     batch_size: int = named(1, "accepted; the exported model takes any number of images")
     width: int = named(224, "side of the images, pixels")
     height: int = named(224, "as width")
-    device_target: Literal["CPU", "GPU", "Ascend"] = named("Ascend", "what to compute on")
+    device_target: Literal["CPU", "GPU", "Ascend"] = named(
+        "Ascend", "what to compute on; Ascend was not run on hardware"
+    )
     device_id: int = named(0, "which device")
     engine: Literal["torch", "mindspore"] | None = named(
         None, "framework to compare with (default: torch on CPU and GPU, mindspore on Ascend)"
