@@ -109,7 +109,7 @@ def test_nothing_imports_the_command_line() -> None:
 
 def loaded(code: str) -> set[str]:
     """Roots of the modules loaded after running `code` in a fresh interpreter."""
-    script = f"{code}\nimport sys; print(' '.join(m.split('.')[0] for m in sys.modules))"
+    script = f"{code}\nimport sys; print('\\n' + ' '.join(m.split('.')[0] for m in sys.modules))"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(out.stdout.splitlines()[-1].split())  # after what `code` printed
 
