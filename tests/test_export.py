@@ -59,7 +59,9 @@ def perturb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_export, "build", wrong)
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize(
+    "format", ["onnx", "openvino", "torch", pytest.param("mindir", marks=pytest.mark.slow)]
+)
 def test_an_export_is_as_accurate_as_the_run(run: Path, tmp_path: Path, format: Format) -> None:
     out = tmp_path / "new" / f"model{SUFFIXES[format]}"
     report = export(run, format, out, Options(device="cpu"))

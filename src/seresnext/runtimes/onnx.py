@@ -30,9 +30,8 @@ _PROVIDERS = {
 }
 """Device -> provider, in the order of preference."""
 
-_PIECE = {"cpu": 4, "cuda": 64, "npu": 64}
+_PIECE = {"cpu": 8, "cuda": 64, "npu": 64}
 """Images per call. On a CPU larger ones gain nothing and leave the cache (docs/benchmarks.md)."""
-
 
 _OPERATORS = frozenset(
     [
