@@ -211,9 +211,14 @@ def newest_agreed(engine: Engine, folder: RunFolder, reporter: Reporter) -> Chec
             reporter.message(f"warning: passed over: {problem}")
         step = checkpoint.step if checkpoint else -1
     chosen = int(engine.all_sum(np.array([step + 1 if engine.rank == 0 else 0], np.int64))[0]) - 1
-    if engine.rank != 0 and chosen >= 0:
+    if engine.rank == 0 or chosen < 0:
+        return checkpoint
+    try:
         return load_checkpoint(folder.checkpoint(chosen))
-    return checkpoint
+    except UserError as error:
+        raise UserError(
+            f"{error}; rank 0 resumes from there, and all machines of a run must share its folder"
+        ) from None
 
 
 def describe(config: Config, engine: Engine, source: Source, plan: Plan, progress: Progress) -> str:

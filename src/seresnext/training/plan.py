@@ -38,6 +38,17 @@ def make_plan(config: Config, images: int, world_size: int, global_batch: int) -
             f"engine.virtual_shards: {shards} shards must be a multiple of the {world_size} "
             f"processes and divide the global batch of {global_batch} images"
         )
+    batch_size, accumulate = global_batch // world_size, config.optim.accumulate
+    if (config.augment.mixup or config.augment.cutmix) and batch_size % 2:
+        raise UserError(
+            f"a global batch of {global_batch} images among {world_size} processes makes "
+            f"{batch_size} each; mixup and cutmix need pairs, an even number"
+        )
+    if batch_size % accumulate:
+        raise UserError(
+            f"a global batch of {global_batch} images among {world_size} processes makes "
+            f"{batch_size} each, which optim.accumulate {accumulate} does not divide"
+        )
     if config.data.drop_last and images < global_batch:
         raise UserError(
             f"the training set has {images} images, fewer than one batch of {global_batch}; "
@@ -49,7 +60,7 @@ def make_plan(config: Config, images: int, world_size: int, global_batch: int) -
         return duration_steps(text, epoch, global_batch, f"run.{name}") if text else 0.0
 
     return Plan(
-        batch_size=global_batch // world_size,
+        batch_size=batch_size,
         global_batch=global_batch,
         steps_per_epoch=epoch,
         total_steps=max(whole_steps(run.duration, epoch, global_batch, "run.duration"), 1),

@@ -16,7 +16,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from ...errors import UserError
 
-_BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
+_BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "npu": "cpu:gloo,npu:hccl"}
+"""Beside a device's own backend gloo: the loop's few numbers must not wait for the device."""
 _TIMEOUT = timedelta(minutes=10)
 """Longest wait in a collective, which is also the longest that one healthy rank may be busy alone
 (compiling, writing to a slow disk). A connection that breaks is noticed at once; a rank that is
@@ -126,14 +127,12 @@ class World:
         if self.size > 1:
             dist.broadcast(tensor, 0)
 
-    def all_sum(self, values: np.ndarray, device: torch.device) -> np.ndarray:
+    def all_sum(self, values: np.ndarray) -> np.ndarray:
         """Sum float64 or int64 values in rank order, so that every rank gets the same bits."""
         assert values.dtype in (np.float64, np.int64), values.dtype
         if self.size == 1:
             return values.copy()
-        # Travels as int64, which every backend knows; float64 some do not.
-        bits = torch.tensor(np.atleast_1d(values).view(np.int64), device=device)
-        rows = self.gather(bits).cpu().numpy().view(values.dtype)
+        rows = self.gather(torch.tensor(np.atleast_1d(values))).numpy()
         total = rows[0].copy()
         for row in rows[1:]:
             total += row

@@ -167,7 +167,7 @@ class TorchEngine:
 
     def all_sum(self, values: np.ndarray) -> np.ndarray:
         """Sum float64 or int64 values over all ranks, in rank order."""
-        return self._world.all_sum(values, self._device)
+        return self._world.all_sum(values)
 
     def close(self) -> None:
         """Leave the process group."""

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from seresnext.config import AugmentConfig, Config, DataConfig, EngineConfig, OptimConfig, RunConfig
+from seresnext.errors import UserError
+from seresnext.training.plan import make_plan
+
+CONFIG = Config(
+    run=RunConfig(duration="3 epochs", batch_size=8, eval_every="", save_every="5 steps")
+)
+
+
+def test_durations_become_steps() -> None:
+    plan = make_plan(CONFIG, images=100, world_size=2, global_batch=16)
+    assert (plan.batch_size, plan.steps_per_epoch, plan.total_steps) == (8, 6.25, 19)
+    assert (plan.eval_every, plan.save_every) == (0, 5)
+    assert plan.peak_lr == CONFIG.optim.lr_per_256 / 16
+
+
+def test_dropping_the_last_batch_shortens_the_epoch() -> None:
+    config = dataclasses.replace(CONFIG, data=DataConfig(drop_last=True))
+    plan = make_plan(config, images=100, world_size=2, global_batch=16)
+    assert (plan.steps_per_epoch, plan.total_steps) == (6, 18)
+    with pytest.raises(UserError, match="fewer than one batch of 16"):
+        make_plan(config, images=15, world_size=2, global_batch=16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "world_size", "message"),
+    [
+        ({}, 3, "does not divide among 3 processes"),
+        ({"augment": AugmentConfig(mixup=0.2)}, 16, "makes 1 each; mixup and cutmix need pairs"),
+        ({"optim": OptimConfig(accumulate=4)}, 8, "makes 2 each, which optim.accumulate 4 does"),
+        ({"engine": EngineConfig(virtual_shards=4)}, 8, "must be a multiple of the 8 processes"),
+        ({"engine": EngineConfig(virtual_shards=12)}, 4, "divide the global batch of 16"),
+    ],
+)
+def test_a_batch_that_cannot_be_dealt_is_refused(
+    changes: dict[str, object], world_size: int, message: str
+) -> None:
+    config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
+    make_plan(config, 100, 1, 48)  # possible alone
+    with pytest.raises(UserError, match=message):
+        make_plan(config, 100, world_size, 16)
