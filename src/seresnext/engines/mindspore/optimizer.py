@@ -119,7 +119,7 @@ class Optimizer(nn.Cell):
         """Halve the loss scale after an overflow, double it after many steps without."""
         good = self.good_steps + 1
         grow = ops.logical_and(finite, good == self.growth_steps)
-        factor = ops.select(finite, 1.0 + grow.astype(ms.float32), ops.full((), 0.5))
+        factor = 0.5 + 0.5 * finite.astype(ms.float32) + grow.astype(ms.float32)
         ops.assign(self.loss_scale, self.loss_scale * factor)
         go_on = ops.logical_and(finite, ops.logical_not(grow))
         ops.assign(self.good_steps, good * go_on.astype(ms.int32))
