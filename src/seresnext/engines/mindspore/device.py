@@ -21,12 +21,19 @@ _ISA = "ONEDNN_MAX_CPU_ISA"
 _threads = 0
 
 
-def prepare(name: str, local_rank: int = 0, threads: int = 0, what: str = "engine.device") -> str:
+def prepare(
+    name: str,
+    local_rank: int = 0,
+    threads: int = 0,
+    local_size: int = 1,
+    what: str = "engine.device",
+) -> str:
     """Make `auto`, `cpu`, `ascend` or `ascend:N` the process's device; return `CPU` or `Ascend`.
 
-    Without a number a process takes the Ascend device of its local rank. Raises UserError for an
-    unknown name, an absent device, or one that differs from what the process already uses; `what`
-    is the option it names.
+    Without a number a process takes the Ascend device of its local rank; without `threads`,
+    `local_size` processes share the CPU's cores evenly. Raises UserError for an unknown name, an
+    absent device, or one that differs from what the process already uses; `what` is the option it
+    names.
     Ascend: written to MindSpore's documentation, not run on hardware.
     """
     kind, _, index = name.partition(":")
@@ -47,12 +54,16 @@ def prepare(name: str, local_rank: int = 0, threads: int = 0, what: str = "engin
         else:
             ms.set_device("Ascend", int(index) if index else local_rank)
     except RuntimeError as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{what}: MindSpore cannot switch to {name} in this process ({first_line}); "
-            "it takes one device per process"
-        ) from None
+        # Once something was computed, MindSpore refuses to be told even the device it is on.
+        if target != ms.get_context("device_target"):
+            first_line = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"{what}: MindSpore cannot switch to {name} in this process ({first_line}); "
+                "it takes one device per process"
+            ) from None
     if target == "CPU":
+        if not threads and local_size > 1:
+            threads = max(len(os.sched_getaffinity(0)) // local_size, 1)
         _set_threads(threads)
         _choose_kernels()
     return target
