@@ -4,6 +4,8 @@ PYTHON ?= python3
 ENGINE ?= torch
 VENV   := .venv
 BIN    := $(VENV)/bin
+# A worker holds two frameworks, 2 to 4 GB; a file's tests share its fixtures.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-all check format bench clean
 
@@ -18,10 +20,10 @@ demo: $(VENV)/.installed-demo $(if $(filter mindspore,$(ENGINE)),$(VENV)/.instal
 	@$(BIN)/python scripts/demo.py --engine $(ENGINE)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 test-all: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -m "slow or not slow"
+	@$(PYTEST) -m "slow or not slow"
 
 check: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
