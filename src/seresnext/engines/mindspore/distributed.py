@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from mindspore import Tensor, communication, nn, ops
@@ -17,6 +17,8 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
+    """Processes on this machine; 0 where the environment does not say."""
 
     @classmethod
     def from_environment(cls) -> World:
@@ -25,14 +27,24 @@ class World:
         if size == 1:
             return cls()
         rank = int(os.environ.get("RANK_ID") or os.environ.get("MS_NODE_ID") or 0)
-        return cls(rank, size, int(os.environ.get("DEVICE_ID", rank)))
+        here = os.environ.get("MS_SCHED_HOST") in ("127.0.0.1", "localhost")
+        return cls(rank, size, int(os.environ.get("DEVICE_ID", rank)), size if here else 0)
 
     def join(self) -> World:
         """Meet the other processes, after the device is chosen; the world with its final ranks."""
         if self.size == 1:
             return self
         communication.init()
-        return World(communication.get_rank(), communication.get_group_size(), self.local_rank)
+        return replace(self, rank=communication.get_rank(), size=communication.get_group_size())
+
+    def from_first(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Rank 0's float32 arrays, on every rank."""
+        if self.size == 1:
+            return arrays
+        flat = np.concatenate([np.ravel(a) for a in arrays.values()])
+        flat = P.Broadcast(0)((Tensor(flat),))[0].asnumpy()
+        parts = np.split(flat, np.cumsum([a.size for a in arrays.values()])[:-1])
+        return {k: p.reshape(a.shape) for (k, a), p in zip(arrays.items(), parts, strict=True)}
 
     def leave(self) -> None:
         """Take leave of the others."""
@@ -57,17 +69,26 @@ class AllReduce(nn.Cell):
     """Sum tensors over all ranks in the graph, in one message; nothing to do in a world of one."""
 
     def __init__(self, world: World) -> None:
-        super().__init__()
+        super().__init__(auto_prefix=False)
         self.alone = world.size == 1
-        self.sum = P.AllReduce() if not self.alone else None
+        self.sum = None if self.alone else P.AllReduce()
+        self.map = ops.HyperMap()
 
     def construct(self, tensors):  # type: ignore[no-untyped-def]
         """A tuple of float32 tensors -> the tuple of their sums."""
         if self.alone:
             return tensors
-        flat = self.sum(ops.concat([t.reshape(-1) for t in tensors]))
-        summed, start = [], 0
+        flat = self.sum(ops.concat(self.map(_flatten, tensors)))
+        summed, start = (), 0
         for tensor in tensors:
-            summed.append(flat[start : start + tensor.size].reshape(tensor.shape))
+            part = _slice(flat, (start,), (tensor.size,))
+            summed = (*summed, _reshape(part, tensor.shape))
             start += tensor.size
-        return tuple(summed)
+        return summed
+
+
+_reshape, _slice = P.Reshape(), P.Slice()
+
+
+def _flatten(tensor):  # type: ignore[no-untyped-def]
+    return _reshape(tensor, (-1,))

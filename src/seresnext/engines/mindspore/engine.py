@@ -53,7 +53,7 @@ class MindSporeEngine:
                 "--engine torch"
             )
         world = World.from_environment()
-        target = prepare(engine.device, world.local_rank, engine.threads)
+        target = prepare(engine.device, world.local_rank, engine.threads, world.local_size)
         self.device = describe(target)
         self.threads = threads_in_use(target)
         if target == "CPU" and engine.precision == "bf16":
@@ -63,11 +63,12 @@ class MindSporeEngine:
             )
         self._world = world.join()
         self.rank, self.world_size = self._world.rank, self._world.size
-        weights = {name: weights[name] for name in self._shapes}
+        weights = self._world.from_first({name: weights[name] for name in self._shapes})
         half = _TYPES[engine.precision]
+        bn_ranks = self.world_size if engine.sync_bn else 1
 
         def network(prefix: str = "") -> SEResNeXt:
-            return SEResNeXt(arch, weights, half, engine.fp16_batch_norm, prefix)
+            return SEResNeXt(arch, weights, half, engine.fp16_batch_norm, prefix, bn_ranks)
 
         self._network = self._predictor = network()
         normalise = Normalise(spec.input.mean, spec.input.std)

@@ -15,6 +15,7 @@ from mindspore.ops import operations as P
 
 from ...model.architecture import BN_EPS, BN_MOMENTUM, Architecture, Block, is_buffer
 from .reductions import Gate, mean_over_pixels
+from .sync_bn import SyncBatchNorm
 
 _cast, _reshape, _transpose = P.Cast(), P.Reshape(), P.Transpose()
 
@@ -27,7 +28,8 @@ class SEResNeXt(nn.Cell):
 
     `tensors` holds every parameter under its canonical name, BN statistics included. `half` is
     the type of convolutions and matrix products (float32, float16, bfloat16); BN computes in
-    float32 unless `half_batch_norm`. `prefix` keeps the names of two networks in one graph apart.
+    float32 unless `half_batch_norm`. `prefix` keeps the names of two networks in one graph
+    apart. With `bn_ranks` above 1, BN takes its batch statistics over so many ranks.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class SEResNeXt(nn.Cell):
         half: ms.Type = ms.float32,
         half_batch_norm: bool = False,
         prefix: str = "",
+        bn_ranks: int = 1,
     ) -> None:
         super().__init__()
         self.half = half
@@ -45,7 +48,7 @@ class SEResNeXt(nn.Cell):
             name: Parameter(Tensor(array), name=name, requires_grad=not is_buffer(name))
             for name, array in weights.items()
         }
-        layers = Layers(self.tensors, half, half_batch_norm)
+        layers = Layers(self.tensors, half, half_batch_norm, bn_ranks)
         if arch.stem == "conv7":
             self.stem = nn.CellList([layers.conv_bn("conv1", "bn1", stride=2)], auto_prefix=False)
         else:
@@ -135,6 +138,7 @@ class ConvBN(nn.Cell):
         groups: int,
         half: ms.Type,
         half_batch_norm: bool,
+        bn_ranks: int,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.half = half
@@ -150,6 +154,8 @@ class ConvBN(nn.Cell):
         self.normalise = P.BatchNorm(is_training=False, epsilon=BN_EPS)
         # The statistics take the unbiased variance of the batch, as torch's do.
         self.normalise_batch = P.BatchNorm(is_training=True, epsilon=BN_EPS, momentum=BN_MOMENTUM)
+        if bn_ranks > 1:
+            self.normalise_batch = SyncBatchNorm(bn_ranks)
 
     def construct(self, x, training):  # type: ignore[no-untyped-def]
         weight = _cast(self.weight, self.half)
@@ -203,8 +209,15 @@ class MaxPool(nn.Cell):
 class Layers:
     """Builds layers on parameters looked up by canonical name."""
 
-    def __init__(self, tensors: dict[str, Parameter], half: ms.Type, half_batch_norm: bool) -> None:
-        self.tensors, self.half, self.half_batch_norm = tensors, half, half_batch_norm
+    def __init__(
+        self,
+        tensors: dict[str, Parameter],
+        half: ms.Type,
+        half_batch_norm: bool,
+        bn_ranks: int,
+    ) -> None:
+        self.tensors, self.half, self.bn_ranks = tensors, half, bn_ranks
+        self.half_batch_norm = half_batch_norm
 
     def conv_bn(self, conv: str, bn: str, *, stride: int = 1, groups: int = 1) -> ConvBN:
         get = self.tensors.__getitem__
@@ -216,6 +229,7 @@ class Layers:
             groups,
             self.half,
             self.half_batch_norm,
+            self.bn_ranks,
         )
 
     def linear(self, name: str) -> Linear:
