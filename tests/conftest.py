@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from faults.runs import digest, seresnext, words, write_images
+# Many processes share the cores here; OpenMP threads that spin while they wait would starve the
+# others. Read when the library is loaded, and inherited by the commands that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from faults.runs import digest, seresnext, words, write_images  # noqa: E402
 
 
 @pytest.fixture(scope="session")
