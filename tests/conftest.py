@@ -11,7 +11,7 @@ import pytest
 # others. Read when the library is loaded, and inherited by the commands that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from faults.runs import digest, seresnext, words, write_images  # noqa: E402
+from faults.runs import digest, seresnext, words, write_images
 
 
 @pytest.fixture(scope="session")
