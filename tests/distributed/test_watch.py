@@ -19,7 +19,7 @@ import seresnext.training.watch as module
 from seresnext.errors import UserError
 
 folder, rank, world, deed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-module._GRACE = 1.0
+module._GRACE, module._HEARSAY = 1.0, 0.5
 os.environ["LOCAL_WORLD_SIZE"] = str(world)
 
 def all_sum(values):  # only rank 0 adds anything but zero when the watch begins
@@ -47,7 +47,7 @@ try:
         if deed in ("leave", "strangers") or (deed == "work" and rank == 1):
             time.sleep(0.2)
         elif deed == "work":
-            time.sleep(4)  # rank 1 has long left
+            time.sleep(3)  # rank 1 has long left
         elif deed == "consequence" and rank == 0:
             while not (folder / "gone").exists():
                 time.sleep(0.02)

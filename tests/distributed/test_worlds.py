@@ -18,7 +18,7 @@ def evaluations(run: Path) -> list[dict[str, float]]:
     return [record for record in records(run) if "val/top1" in record]
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_virtual_shards_give_the_same_bits(
     images: Path, shards: tuple[Path, str], tmp_path: Path, processes: int
 ) -> None:
@@ -52,6 +52,7 @@ def recorded(notes: Path, stop: int, processes: int, given: list[str]) -> tuple[
     return [i for step in zip(*ranks, strict=True) for part in step for i in part], done.stdout
 
 
+@pytest.mark.slow
 def test_two_processes_then_one_then_two(
     images: Path, shards: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_two_processes_then_one_then_two(
     assert digest(out) == shards[1]
 
 
+@pytest.mark.slow
 def test_the_thread_count_is_kept_and_another_one_is_remarked(
     images: Path, shards: tuple[Path, str]
 ) -> None:
@@ -87,6 +89,7 @@ def test_another_global_batch_is_refused(images: Path, two: tuple[Path, str]) ->
     assert "the checkpoint's global batch is 4 images" in done.stderr
 
 
+@pytest.mark.slow
 def test_shards_that_cannot_be_dealt_are_refused(images: Path, tmp_path: Path) -> None:
     given = words(images, tmp_path / "run", 4, 4, "--virtual-shards", 3, "--nproc", 2)
     done = seresnext(given, check=False)

@@ -36,6 +36,7 @@ def alive(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(
     images: Path, two: tuple[Path, str], tmp_path: Path, rank: int
@@ -57,6 +58,7 @@ def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(
     assert digest(out) == two[1]
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_from_the_last_checkpoint(
     images: Path, two: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -74,6 +76,7 @@ def test_torchrun_restarts_from_the_last_checkpoint(
     assert digest(out) == two[1]
 
 
+@pytest.mark.slow
 def test_all_killed_at_once(images: Path, two: tuple[Path, str], tmp_path: Path) -> None:
     out, reports = tmp_path / "run", tmp_path / "reports"
     reports.mkdir()
@@ -88,29 +91,25 @@ def test_all_killed_at_once(images: Path, two: tuple[Path, str], tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_stopped_rank_ends_the_others_within_30_seconds(
-    images: Path, tmp_path: Path, rank: int
-) -> None:
+def test_a_stopped_rank_ends_the_others_within_30_seconds(images: Path, tmp_path: Path) -> None:
     out, reports = tmp_path / "run", tmp_path / "reports"
     reports.mkdir()
     given = words(images, out, LONG, 2)
     process = start([*torchrun(2), "seresnext", *given], SERESNEXT_REPORTS=str(reports))
     wait_until(checkpoint(out, 4).exists, process)
-    stopped, other = rank_process(reports, rank), rank_process(reports, 1 - rank)
+    stopped, other = rank_process(reports, 1), rank_process(reports, 0)
     os.kill(stopped, signal.SIGSTOP)
     wait_until(lambda: not alive(other), process, timeout=30)
     os.kill(stopped, signal.SIGKILL)  # torchrun would do it after half a minute
     done = finish(process, timeout=30)
     assert done.returncode == 1
-    said = done.stderr if rank == 1 else (out / "logs" / "rank-1.log").read_text()
-    assert f"rank {rank} gave no sign of life for 15 s" in said
+    assert "rank 1 gave no sign of life for 15 s" in done.stderr
     assert checkpoint(out, 4).exists()
 
 
 @pytest.mark.slow
 def test_a_rank_may_be_slow(images: Path, two: tuple[Path, str], tmp_path: Path) -> None:
-    """Longer busy than the 15 s of silence that end a run."""
+    """Longer busy than the silence that ends a run."""
     script = (
         "import sys, time\n"
         "import seresnext.train as loop\n"
@@ -118,14 +117,14 @@ def test_a_rank_may_be_slow(images: Path, two: tuple[Path, str], tmp_path: Path)
         "from seresnext.launch import rank\n"
         "describe = loop.describe\n"
         "def slow(*arguments):\n"
-        "    time.sleep(25 * rank())\n"
+        "    time.sleep(9 * rank())\n"
         "    return describe(*arguments)\n"
         "loop.describe = slow\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     file = tmp_path / "slow.py"
     file.write_text(script)
-    given = words(images, tmp_path / "run", 24, 2)
+    given = words(images, tmp_path / "run", 24, 2, "--run.rank-timeout", 5)
     done = finish(start([*torchrun(2)[:-1], str(file), *given]), timeout=120)
     assert done.returncode == 0, done.stderr
     assert digest(tmp_path / "run") == two[1]
@@ -151,6 +150,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_loader_that_dies_is_everyones_end(images: Path, tmp_path: Path) -> None:
     file = tmp_path / "broken.py"
     file.write_text(BROKEN_LOADER)
@@ -161,6 +161,7 @@ def test_a_loader_that_dies_is_everyones_end(images: Path, tmp_path: Path) -> No
     assert "MemoryError: no room" in (tmp_path / "run" / "logs" / "rank-1.log").read_text()
 
 
+@pytest.mark.slow
 def test_bad_steps_name_the_samples_of_all_ranks(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     more = ("--optim.lr-per-256", "1e30", "--schedule.warmup", "0 steps", "--run.max-bad-steps", 3)
@@ -222,6 +223,7 @@ def test_soak(tmp_path: Path) -> None:
     assert digest(out) == digest(tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_torchrun_passes_a_signal_on(images: Path, two: tuple[Path, str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     given = words(images, out, 24, 2)
@@ -234,6 +236,7 @@ def test_torchrun_passes_a_signal_on(images: Path, two: tuple[Path, str], tmp_pa
     assert digest(out) == two[1]
 
 
+@pytest.mark.slow
 def test_a_second_signal_to_the_command_kills_all(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     given = words(images, out, LONG, 2, "--nproc", 2)
