@@ -57,8 +57,9 @@ def test_two_hosts_train_one_model(images: Path, two: tuple[Path, str], tmp_path
     script = f"""
 export GLOO_SOCKET_IFNAME=eth1
 ip netns exec two {torchrun(2)} &
+second=$!
 ip netns exec one {torchrun(1)}
-wait %1
+wait $second
 """
     done = finish(start(hosts(script)), timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -86,12 +87,14 @@ def test_a_host_that_vanishes_ends_the_other(images: Path, tmp_path: Path) -> No
     script = f"""
 export GLOO_SOCKET_IFNAME=eth1
 ip netns exec two {ranks[1]} &
+second=$!
 ip netns exec one {ranks[0]} &
+first=$!
 until [ -e {out}/checkpoints/step-00000004 ]; do sleep 0.2; done
 ip -n one link set eth1 down
 since=$SECONDS
-wait %2 || echo first host: code $?
-wait %1 || echo second host: code $?
+wait $first || echo first host: code $?
+wait $second || echo second host: code $?
 echo after $((SECONDS - since)) s
 """
     done = finish(start(hosts(script)), timeout=120)
