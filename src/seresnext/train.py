@@ -260,6 +260,7 @@ def evaluate_if_due(
         return False
     if not last and not due(progress.step, plan.eval_every):
         return False
+    log.flush()  # what comes now is not training time
     return progress.record(validate(config, engine, source, log))
 
 

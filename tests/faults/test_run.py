@@ -106,24 +106,34 @@ def test_a_run_without_one_whole_checkpoint_is_not_started_anew(images: Path, co
 LIMITED = """
 import resource, sys
 from seresnext.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
-sys.exit(main(sys.argv[1:]))
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+sys.exit(main(sys.argv[2:]))
 """
 
 
 @pytest.mark.slow
 def test_a_full_disk_ends_the_run_with_one_line(images: Path, copy: Path) -> None:
     kept = {p.name for p in (copy / "checkpoints").iterdir()}
-    done = finish(
-        start([sys.executable, "-c", LIMITED, *words(images, copy, 30, 4)]),
-        timeout=60,
-    )
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
+    limited = [sys.executable, "-c", LIMITED, "2000000", *words(images, copy, 30, 4)]
+    done = finish(start(limited), timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert "cannot save checkpoint" in done.stderr
     assert "Free some space" in done.stderr
     assert {p.name for p in (copy / "checkpoints").iterdir()} == kept
     assert "resuming after step 24" in seresnext(words(images, copy, 30, 4)).stdout
+
+
+@pytest.mark.slow
+def test_a_log_that_cannot_be_written_ends_the_run_with_one_line(
+    images: Path, tmp_path: Path
+) -> None:
+    more = ("--run.save-every", "1000 steps", "--run.eval-every", "")
+    given = words(images, tmp_path / "run", 200, 4, *more)
+    done = finish(start([sys.executable, "-c", LIMITED, "8000", *given]), timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "cannot write" in done.stderr
+    assert "Free some space" in done.stderr
 
 
 DYING = """

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
+
+from ..errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
 _PRINT_EVERY_SECONDS = 1.0
@@ -143,22 +147,24 @@ def console_reporter() -> Reporter:
 
 
 class MetricsFile:
-    """`RUN/metrics.jsonl`, one JSON object a line, and TensorBoard events beside it."""
+    """`RUN/metrics.jsonl`, one JSON object a line, and TensorBoard events beside it.
+
+    What cannot be written raises UserError.
+    """
 
     def __init__(self, run: Path, start_step: int) -> None:
-        self.path = run / METRICS_FILE
-        _drop_after(self.path, start_step)
-        self.file = open(self.path, "a")  # noqa: SIM115 (closed in close)
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self.events = EventFileWriter(str(run / "tensorboard"))
+        self.path = run / METRICS_FILE
+        with writing(run):
+            _drop_after(self.path, start_step)
+            self.events = EventFileWriter(str(run / "tensorboard"))
 
     def write(self, record: dict[str, float]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
+        append(self.path, record)
         values = [
             Summary.Value(tag=tag, simple_value=value)
             for tag, value in record.items()
@@ -167,11 +173,31 @@ class MetricsFile:
         event = Event(
             step=int(record["step"]), wall_time=time.time(), summary=Summary(value=values)
         )
-        self.events.add_event(event)
+        with writing(self.path.parent / "tensorboard"):
+            self.events.add_event(event)
 
     def close(self) -> None:
-        self.file.close()
-        self.events.close()
+        # A full disk has been told of; a curve's last point is not worth another error.
+        with contextlib.suppress(OSError):
+            self.events.close()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """An OSError inside becomes a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; checkpoints are untouched. Free some "
+            "space and run the same command again"
+        ) from error
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Add one JSON object as a line, at once."""
+    with writing(path), open(path, "ab", buffering=0) as file:
+        file.write(json.dumps(record).encode() + b"\n")
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from ..batch import Batch
 from ..errors import UserError
-from .log import MetricsFile, Reporter
+from .log import MetricsFile, Reporter, append
 from .metrics import Metrics
 from .plan import Plan
 
@@ -125,8 +124,7 @@ class StepLog:
         samples = self.all_samples(index).tolist()
         if self.run:
             entry = {"step": step, "loss": str(value["loss"]), "samples": samples}
-            with open(self.run / BAD_STEPS_FILE, "a") as file:
-                file.write(json.dumps(entry) + "\n")
+            append(self.run / BAD_STEPS_FILE, entry)
         self.reporter.message(
             f"step {step}: loss or gradient is not finite; nothing was updated, the batch's "
             f"samples are in {BAD_STEPS_FILE}"
