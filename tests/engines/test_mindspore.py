@@ -25,6 +25,7 @@ from seresnext.config import EngineConfig, OptimConfig
 from seresnext.engines.base import Engine
 from seresnext.engines.mindspore import optimizer
 from seresnext.engines.mindspore.engine import MindSporeEngine
+from seresnext.engines.mindspore.pointwise import Pointwise
 from seresnext.engines.mindspore.reductions import Gate, mean_over_pixels
 from seresnext.errors import UserError
 from seresnext.model.init import init_weights
@@ -203,3 +204,31 @@ def test_gate_and_means_against_numpy(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(dgate, (x * w).sum((2, 3)), rtol=1e-5, atol=1e-5)
     means = mean_over_pixels(ms.Tensor(x)).asnumpy()
     np.testing.assert_allclose(means, x.mean((2, 3), dtype=np.float64), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 9, 20])
+def test_pointwise_convolution_against_numpy(side: int, stride: int) -> None:
+    """Few pixels and many, even and odd: values and both gradients, in float64."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 16, side, side)).astype(np.float32)
+    kernel = rng.normal(size=(24, 16, 1, 1)).astype(np.float32)
+    picked = x[:, :, ::stride, ::stride].astype(np.float64)
+    expected = np.einsum("oi,bihw->bohw", kernel[:, :, 0, 0], picked)
+    weight = rng.normal(size=expected.shape).astype(np.float32)
+    convolution = Pointwise(ms.Parameter(ms.Tensor(kernel), name="kernel"), stride)
+
+    def weighted(x, kernel, weight):  # type: ignore[no-untyped-def]
+        return (convolution(x, kernel) * weight).sum()
+
+    arrays = [ms.Tensor(a) for a in (x, kernel, weight)]
+    dx, dkernel = (g.asnumpy() for g in ms.grad(weighted, (0, 1))(*arrays))
+    value = convolution(*arrays[:2]).asnumpy()
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+    expected_dx = np.zeros(x.shape)
+    expected_dx[:, :, ::stride, ::stride] = np.einsum(
+        "oi,bohw->bihw", kernel[:, :, 0, 0], weight.astype(np.float64)
+    )
+    np.testing.assert_allclose(dx, expected_dx, rtol=1e-4, atol=1e-5)
+    expected_dkernel = np.einsum("bohw,bihw->oi", weight.astype(np.float64), picked)
+    np.testing.assert_allclose(dkernel[:, :, 0, 0], expected_dkernel, rtol=1e-4, atol=1e-4)

@@ -20,7 +20,7 @@ from ...model.spec import ModelSpec
 from ..base import EngineState, Tensors
 from .distributed import World
 from .loss import Normalise, TrainingLoss
-from .model import SEResNeXt
+from .model import Arithmetic, SEResNeXt
 from .trainer import Trainer
 
 _TYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
@@ -64,11 +64,15 @@ class MindSporeEngine:
         self._world = world.join()
         self.rank, self.world_size = self._world.rank, self._world.size
         weights = self._world.from_first({name: weights[name] for name in self._shapes})
-        half = _TYPES[engine.precision]
-        bn_ranks = self.world_size if engine.sync_bn else 1
+        arithmetic = Arithmetic(
+            half=_TYPES[engine.precision],
+            half_batch_norm=engine.fp16_batch_norm,
+            bn_ranks=self.world_size if engine.sync_bn else 1,
+            on_cpu=target == "CPU",
+        )
 
         def network(prefix: str = "") -> SEResNeXt:
-            return SEResNeXt(arch, weights, half, engine.fp16_batch_norm, prefix, bn_ranks)
+            return SEResNeXt(arch, weights, arithmetic, prefix)
 
         self._network = self._predictor = network()
         normalise = Normalise(spec.input.mean, spec.input.std)

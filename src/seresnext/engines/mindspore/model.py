@@ -7,6 +7,7 @@ in `model/architecture.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
@@ -14,41 +15,50 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import operations as P
 
 from ...model.architecture import BN_EPS, BN_MOMENTUM, Architecture, Block, is_buffer
+from .pointwise import LARGE, Pointwise
 from .reductions import Gate, mean_over_pixels
 from .sync_bn import SyncBatchNorm
 
-_cast, _reshape, _transpose = P.Cast(), P.Reshape(), P.Transpose()
+_cast, _reshape = P.Cast(), P.Reshape()
 
-_LARGE = 512 * 1024
-"""TODO"""
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a network computes; equal weights give equal outputs but for rounding."""
+
+    half: ms.Type = ms.float32
+    """Of convolutions and matrix products: float32, float16, bfloat16."""
+    half_batch_norm: bool = False
+    """Compute BN in that type too, instead of in float32."""
+    bn_ranks: int = 1
+    """Above 1, BN takes its batch statistics over so many ranks."""
+    on_cpu: bool = True
+    """Train with what is fast there: see pointwise.py."""
 
 
 class SEResNeXt(nn.Cell):
     """Stem, four stages of bottlenecks, global average pool, classifier.
 
-    `tensors` holds every parameter under its canonical name, BN statistics included. `half` is
-    the type of convolutions and matrix products (float32, float16, bfloat16); BN computes in
-    float32 unless `half_batch_norm`. `prefix` keeps the names of two networks in one graph
-    apart. With `bn_ranks` above 1, BN takes its batch statistics over so many ranks.
+    `tensors` holds every parameter under its canonical name, BN statistics included. `prefix` keeps
+    the names of two networks in one graph apart.
     """
 
     def __init__(
         self,
         arch: Architecture,
         weights: Mapping[str, np.ndarray],
-        half: ms.Type = ms.float32,
-        half_batch_norm: bool = False,
+        arithmetic: Arithmetic | None = None,
         prefix: str = "",
-        bn_ranks: int = 1,
     ) -> None:
         super().__init__()
-        self.half = half
+        arithmetic = arithmetic or Arithmetic()
+        self.half = arithmetic.half
         self.classes = arch.num_classes
         self.tensors = {
             name: Parameter(Tensor(array), name=name, requires_grad=not is_buffer(name))
             for name, array in weights.items()
         }
-        layers = Layers(self.tensors, half, half_batch_norm, bn_ranks)
+        layers = Layers(self.tensors, arithmetic)
         if arch.stem == "conv7":
             self.stem = nn.CellList([layers.conv_bn("conv1", "bn1", stride=2)], auto_prefix=False)
         else:
@@ -136,44 +146,29 @@ class ConvBN(nn.Cell):
         bn: tuple[Parameter, Parameter, Parameter, Parameter],
         stride: int,
         groups: int,
-        half: ms.Type,
-        half_batch_norm: bool,
-        bn_ranks: int,
+        arithmetic: Arithmetic,
     ) -> None:
         super().__init__(auto_prefix=False)
-        self.half = half
-        self.bn_type = half if half_batch_norm else ms.float32
+        self.half = arithmetic.half
+        self.bn_type = arithmetic.half if arithmetic.half_batch_norm else ms.float32
         self.weight = weight
         self.gamma, self.beta, self.mean, self.variance = bn
-        out, self.inputs, kernel, _ = weight.shape
-        self.stride = stride
-        self.product = None
-        if kernel == 1 and weight.size >= _LARGE:
-            self.product = P.MatMul(transpose_b=True)
+        out, _, kernel, _ = weight.shape
         self.conv = P.Conv2D(out, kernel, 1, "pad", kernel // 2, stride, 1, groups)
+        self.training_conv = self.conv
+        if arithmetic.on_cpu and kernel == 1 and weight.size >= LARGE:
+            self.training_conv = Pointwise(weight, stride)
         self.normalise = P.BatchNorm(is_training=False, epsilon=BN_EPS)
         # The statistics take the unbiased variance of the batch, as torch's do.
         self.normalise_batch = P.BatchNorm(is_training=True, epsilon=BN_EPS, momentum=BN_MOMENTUM)
-        if bn_ranks > 1:
-            self.normalise_batch = SyncBatchNorm(bn_ranks)
+        if arithmetic.bn_ranks > 1:
+            self.normalise_batch = SyncBatchNorm(arithmetic.bn_ranks)
 
     def construct(self, x, training):  # type: ignore[no-untyped-def]
-        weight = _cast(self.weight, self.half)
-        x = self.conv(x, weight) if self.product is None else self.multiply(x, weight)
-        x = _cast(x, self.bn_type)
+        conv = self.training_conv if training else self.conv
         bn = self.normalise_batch if training else self.normalise
-        x = bn(x, self.gamma, self.beta, self.mean, self.variance)[0]
-        return _cast(x, self.half)
-
-    def multiply(self, x, weight):  # type: ignore[no-untyped-def]
-        """The 1x1 convolution as one product over all pixels of all samples."""
-        if self.stride == 2:
-            x = x[:, :, ::2, ::2]
-        _, _, height, width = x.shape
-        rows = _reshape(_transpose(x, (0, 2, 3, 1)), (-1, self.inputs))
-        rows = self.product(rows, _reshape(weight, (-1, self.inputs)))
-        pixels = _reshape(rows, (-1, height, width, rows.shape[1]))
-        return _transpose(pixels, (0, 3, 1, 2))
+        x = _cast(conv(x, _cast(self.weight, self.half)), self.bn_type)
+        return _cast(bn(x, self.gamma, self.beta, self.mean, self.variance)[0], self.half)
 
 
 class Linear(nn.Cell):
@@ -209,15 +204,8 @@ class MaxPool(nn.Cell):
 class Layers:
     """Builds layers on parameters looked up by canonical name."""
 
-    def __init__(
-        self,
-        tensors: dict[str, Parameter],
-        half: ms.Type,
-        half_batch_norm: bool,
-        bn_ranks: int,
-    ) -> None:
-        self.tensors, self.half, self.bn_ranks = tensors, half, bn_ranks
-        self.half_batch_norm = half_batch_norm
+    def __init__(self, tensors: dict[str, Parameter], arithmetic: Arithmetic) -> None:
+        self.tensors, self.arithmetic = tensors, arithmetic
 
     def conv_bn(self, conv: str, bn: str, *, stride: int = 1, groups: int = 1) -> ConvBN:
         get = self.tensors.__getitem__
@@ -227,10 +215,10 @@ class Layers:
             (get(f"{bn}.weight"), get(f"{bn}.bias"), *statistics),
             stride,
             groups,
-            self.half,
-            self.half_batch_norm,
-            self.bn_ranks,
+            self.arithmetic,
         )
 
     def linear(self, name: str) -> Linear:
-        return Linear(self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"], self.half)
+        return Linear(
+            self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"], self.arithmetic.half
+        )
