@@ -28,7 +28,7 @@ from .training.watch import RankLost
 
 _REPORTS = "SERESNEXT_REPORTS"
 """Folder in which each process started by `launch` leaves its id and, at its end, its exit code."""
-_RANK_0_FIRST = 2.0
+_RANK_0_FIRST = 10.0
 """Seconds that another rank waits before it says its error on the terminal: mostly all ranks have
 the same, rank 0 says it at once, and the others are ended meanwhile."""
 
