@@ -50,8 +50,8 @@ class Watch:
 
     Leaving it with an exception tells the others why; a rank other than 0 then raises RankLost
     instead of a UserError. Where another rank was lost first, leaving raises RankLost with its
-    story. A process that does not get to leaving, because it
-    hangs in a collective, is ended from here with exit code 1.
+    story. A process that does not get to leaving, because it hangs in a collective, is ended from
+    here with exit code 1.
     """
 
     def __init__(
