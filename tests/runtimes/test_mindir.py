@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("seresnext.runtimes.mindir", reason="needs MindSpore")
 
+import mindspore
+from mindspore.train.mind_ir_pb2 import ModelProto
+
 from runtimes.contract import RuntimeContract
+from runtimes.networks import (
+    difference,
+    engine_logits,
+    random_images,
+    random_weights,
+    tiny_spec,
+)
+from seresnext.errors import UserError
+from seresnext.runtimes.artifact import METADATA_KEY
+from seresnext.runtimes.base import create_runtime
+from seresnext.runtimes.mindir import export_air, export_mindir
+from seresnext.runtimes.mindir_export import with_user_info
+from seresnext.runtimes.network import normalise
 
 
 class TestContract(RuntimeContract):
@@ -14,3 +34,108 @@ class TestContract(RuntimeContract):
     suffix = ".mindir"
     precisions = ("fp32",)
     preprocessing = False
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mindir") / "model.mindir"
+    spec = tiny_spec()
+    export_mindir(spec, random_weights(spec), path, source_sha256="5" * 64)
+    return path
+
+
+def signed(model: ModelProto, out: Path) -> Path:
+    """A file with this content and a digest that fits: what a stranger could write."""
+    metadata = model.user_info[METADATA_KEY]
+    model.user_info.clear()
+    data = model.SerializeToString()
+    out.write_bytes(with_user_info(data, metadata, hashlib.sha256(data).hexdigest()))
+    return out
+
+
+def parsed(path: Path) -> ModelProto:
+    model = ModelProto()
+    model.ParseFromString(path.read_bytes())
+    return model
+
+
+def test_what_others_find_in_the_file(path: Path) -> None:
+    """MindSpore alone opens it, finds classes and preprocessing, and runs any batch."""
+    described = json.loads(mindspore.load_mindir(str(path)).user_info["seresnext"])
+    assert described["spec"]["class_names"][0] == "blue"
+    assert described["source_sha256"] == "5" * 64
+    graph = mindspore.nn.GraphCell(mindspore.load(str(path)))
+    pixels = normalise(random_images(9, 32), tiny_spec().input)
+    for count in (9, 2):
+        logits = graph(mindspore.Tensor(pixels[:count])).asnumpy()
+        assert difference(logits, engine_logits(tiny_spec())[:count]) < 1e-5
+    assert path.stat().st_mode & 0o444  # MindSpore's own are for the owner's eyes only
+
+
+@pytest.mark.parametrize("side", [32, 46])
+def test_any_size(side: int, tmp_path: Path) -> None:
+    """With `dynamic_size` one file answers at every size."""
+    spec = tiny_spec(downsample="avg")
+    export_mindir(spec, random_weights(spec), tmp_path / "m.mindir", dynamic_size=True)
+    other = tiny_spec(downsample="avg", image_size=side)
+    logits = create_runtime(tmp_path / "m.mindir").predict(random_images(9, side))
+    assert difference(logits, engine_logits(other)) < 1e-5
+
+
+def test_air_is_for_ascend(tmp_path: Path) -> None:
+    spec = tiny_spec()
+    with pytest.raises(UserError, match="AIR on Ascend only, and there is no Ascend device here"):
+        export_air(spec, random_weights(spec), tmp_path / "m.air")
+    assert not list(tmp_path.iterdir())
+
+
+def refused(path: Path, pattern: str) -> None:
+    with pytest.raises(UserError, match=pattern):
+        create_runtime(path)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.9])
+def test_one_flipped_bit_is_refused(path: Path, tmp_path: Path, share: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(share * len(data))] ^= 4
+    (tmp_path / "m.mindir").write_bytes(data)
+    refused(tmp_path / "m.mindir", "export it again")
+
+
+def test_a_lengthened_file_is_refused(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.mindir").write_bytes(path.read_bytes() + b"\x22\x01x")  # a valid field
+    refused(tmp_path / "m.mindir", "not as it was written")
+
+
+def test_a_stranger_without_metadata_is_refused(path: Path, tmp_path: Path) -> None:
+    model = parsed(path)
+    model.user_info.clear()
+    (tmp_path / "m.mindir").write_bytes(model.SerializeToString())
+    refused(tmp_path / "m.mindir", "carries no metadata of this package")
+
+
+def test_weights_in_another_file_are_refused(path: Path, tmp_path: Path) -> None:
+    model = parsed(path)
+    tensor = model.graph.parameter[0]
+    tensor.ClearField("raw_data")
+    tensor.external_data.location = "../../etc/passwd"
+    refused(signed(model, tmp_path / "m.mindir"), "keeps its weights in other files")
+
+
+def test_operators_that_no_export_has_are_refused(path: Path, tmp_path: Path) -> None:
+    model = parsed(path)
+    next(p for p in model.primitives if p.op_type == "Sigmoid").op_type = "PyExecute"
+    refused(signed(model, tmp_path / "m.mindir"), r"no export of this package has \(PyExecute\)")
+    model = parsed(path)
+    model.graph.node[20].op_type = "PyExecute"
+    refused(signed(model, tmp_path / "m.mindir"), r"no export of this package has \(PyExecute\)")
+    model = parsed(path)
+    model.functions.add(name="more")
+    refused(signed(model, tmp_path / "m.mindir"), r"has \(function more\)")
+
+
+def test_a_weight_of_another_shape_is_refused(path: Path, tmp_path: Path) -> None:
+    model = parsed(path)
+    tensor = next(t for t in model.graph.parameter if t.name.endswith("fc.bias"))
+    tensor.dims[0] = 1 << 40
+    refused(signed(model, tmp_path / "m.mindir"), "fc.bias")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ _OPERATORS = frozenset(
         *("Add", "AvgPool", "BiasAdd", "Conv2D", "ExpandDims", "MatMul", "MaxPool3D", "Mul"),
         *("ReLU", "ReduceMean", "Reshape", "Sigmoid", "Squeeze"),
         # How MindIR says that parameters are read, and in which order.
-        *("Depend", "Load", "MakeTuple", "UpdateState"),
+        *("Constant", "Depend", "Load", "MakeTuple", "UpdateState"),
     ]
 )
 
@@ -94,16 +95,28 @@ def _read(path: Path) -> tuple[bytes, Artifact]:
     plain = data.removesuffix(ours)
     if len(plain) == len(data) or hashlib.sha256(plain).hexdigest() != digest:
         raise UserError(f"{path} is not as it was written (its SHA-256 differs); export it again")
-    operators = [primitive.op_type for primitive in model.primitives]
-    operators += [f"function {function.name}" for function in model.functions]
-    refuse_foreign_operators(operators, _OPERATORS, path)
-    if any(tensor.HasField("external_data") for tensor in model.graph.parameter):
-        raise UserError(
-            f"{path} keeps its weights in other files, which is refused: the file could name any "
-            "path on this machine; expected one file with everything inside"
-        )
+    _refuse_foreign_parts(model, path)
     artifact.check_shapes(path, *_shapes(model.graph, artifact))
     return data, artifact
+
+
+def _refuse_foreign_parts(model: mind_ir_pb2.ModelProto, path: Path) -> None:
+    """Raise UserError for an operator, a function or a weight that no export writes."""
+    operators = {f"REF::{p.name}": p.op_type for p in model.primitives} | {"Constant": "Constant"}
+    found = [operators.get(node.op_type, node.op_type) for node in model.graph.node]
+    found += [*operators.values(), *(f"function {f.name}" for f in model.functions)]
+    refuse_foreign_operators(found, _OPERATORS, path)
+    for tensor in model.graph.parameter:
+        if tensor.HasField("external_data"):
+            raise UserError(
+                f"{path} keeps its weights in other files ({tensor.name}), which is refused: the "
+                "file could name any path on this machine; expected one file with everything inside"
+            )
+        if tensor.data_type != tensor.FLOAT or len(tensor.raw_data) != 4 * math.prod(tensor.dims):
+            raise UserError(
+                f"{path} is damaged: {tensor.name} has {len(tensor.raw_data)} bytes for a float32 "
+                f"tensor of shape {list(tensor.dims)}; export it again"
+            )
 
 
 def _load(data: bytes) -> Any:
