@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
 
+from .batch import Batch
 from .config import Config
 from .data.loader import BadImages, eval_batches, train_batches
 from .data.source import Source, image_folder, split_folders
@@ -95,32 +97,31 @@ def train(config: Config, reporter: Reporter) -> Metrics | None:
         interrupt = stack.enter_context(Interrupt())
 
         # ------------------------------------------------------------------------- the loop
-        evaluate_if_due(progress, config, plan, engine, val_source, log)  # owed by the last start
-        finished = ended(progress, config, plan)
-        while not finished:
+        # What an earlier start was stopped in, or before.
+        evaluate_if_due(progress, config, plan, engine, val_source, log, interrupt)
+        stop, finished = agree(engine, interrupt.requested), ended(progress, config, plan)
+        while not finished and not stop:
             batch = log.wait_for(batches)
             rate = lr(progress.step)
             scalars = engine.train_step(batch, rate)
             progress.step += 1
             log.add(scalars, batch, rate)
 
-            stop = agree(engine, interrupt.requested)
-            if stop or progress.step == plan.total_steps or due(progress.step, plan.log_every):
+            best = evaluate_if_due(progress, config, plan, engine, val_source, log, interrupt)
+            stop, finished = agree(engine, interrupt.requested), ended(progress, config, plan)
+            if finished or stop or due(progress.step, plan.log_every):
                 log.flush()
-            best = not stop and evaluate_if_due(progress, config, plan, engine, val_source, log)
-            finished = ended(progress, config, plan)
             if main and (finished or stop or best or due(progress.step, plan.save_every)):
                 saver.wait()  # one copy of the state in memory, not two
                 saver.save(
                     snapshot(progress, config, engine, spec, source, plan), progress.best_step
                 )
-            if stop:
-                saver.wait()
-                agree(engine, True)  # a rank that left earlier would make its launcher end rank 0
-                raise Interrupted
         # ----------------------------------------------------------------------------------
 
         saver.wait()
+        if stop:
+            agree(engine, True)  # a rank that left earlier would make its launcher end rank 0
+            raise Interrupted
         if main:
             finish(config, folder, engine, spec, progress)
         return progress.last_metrics
@@ -250,10 +251,11 @@ def evaluate_if_due(
     engine: Engine,
     source: Source | None,
     log: StepLog,
+    interrupt: Interrupt,
 ) -> bool:
     """Evaluate at steps where that is due, once; True when the model is the best so far.
 
-    A run stopped by a signal does not wait for an evaluation; its continuation makes up for it.
+    A signal ends an evaluation unfinished; the run's continuation makes up for it.
     """
     last = progress.step == plan.total_steps
     if source is None or progress.evaluated_step == progress.step:
@@ -261,7 +263,12 @@ def evaluate_if_due(
     if not last and not due(progress.step, plan.eval_every):
         return False
     log.flush()  # what comes now is not training time
-    return progress.record(validate(config, engine, source, log))
+    try:
+        metrics = validate(config, engine, source, interrupt)
+    except Interrupted:
+        return False
+    log.evaluated(metrics)
+    return progress.record(metrics)
 
 
 def all_samples(engine: Engine, index: np.ndarray) -> np.ndarray:
@@ -278,7 +285,8 @@ def agree(engine: Engine, stop: bool) -> bool:
     return bool(engine.all_sum(np.array([int(stop)], np.int64))[0])
 
 
-def validate(config: Config, engine: Engine, source: Source, log: StepLog) -> Metrics:
+def validate(config: Config, engine: Engine, source: Source, interrupt: Interrupt) -> Metrics:
+    """Metrics of the present weights. Raises Interrupted when a rank is asked to stop."""
     report = BadImages(None)
     batches = eval_batches(
         source,
@@ -289,10 +297,17 @@ def validate(config: Config, engine: Engine, source: Source, log: StepLog) -> Me
         world_size=engine.world_size,
         report=report,
     )
+
+    def until_stopped() -> Iterator[Batch]:
+        for batch in batches:
+            if agree(engine, interrupt.requested):
+                raise Interrupted
+            yield batch
+
     with closing(batches):
-        metrics = evaluate(engine.predict, batches, engine.all_sum, unread=lambda: report.count)
-    log.evaluated(metrics)
-    return metrics
+        return evaluate(
+            engine.predict, until_stopped(), engine.all_sum, unread=lambda: report.count
+        )
 
 
 def snapshot(

@@ -17,6 +17,7 @@ from faults.runs import (
     digest,
     finish,
     rank_process,
+    records,
     seresnext,
     start,
     torchrun,
@@ -128,6 +129,53 @@ def test_a_rank_may_be_slow(images: Path, two: tuple[Path, str], tmp_path: Path)
     done = finish(start([*torchrun(2)[:-1], str(file), *given]), timeout=120)
     assert done.returncode == 0, done.stderr
     assert digest(tmp_path / "run") == two[1]
+
+
+STOPPED_IN_EVALUATION = """
+import os, signal, sys
+import seresnext.train as loop
+from seresnext.cli import main
+from seresnext.launch import rank
+
+create, calls = loop.create_engine, 0
+
+def create_engine(*arguments):
+    engine = create(*arguments)
+    predict = engine.predict
+
+    def second_call(images):
+        global calls
+        calls += 1
+        if calls == 2 and rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict(images)
+
+    engine.predict = second_call
+    return engine
+
+loop.create_engine = create_engine
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_does_not_wait_for_an_evaluation(
+    images: Path, two: tuple[Path, str], tmp_path: Path
+) -> None:
+    file, out = tmp_path / "stopped.py", tmp_path / "run"
+    file.write_text(STOPPED_IN_EVALUATION)
+    given = words(images, out, 24, 2, "--run.eval-batch-size", 2)  # 4 batches of each rank
+    done = finish(start([*torchrun(2)[:-1], str(file), *given]), timeout=60)
+    assert "interrupted; saved." in done.stderr
+    assert checkpoint(out, 7).exists()
+    assert not [r for r in records(out) if "val/top1" in r]
+    assert "resuming after step 7" in seresnext([*given, "--nproc", "2"]).stdout
+    assert digest(out) == two[1]
+    ours, theirs = (
+        [(r["step"], r["val/images"], r["val/top1"]) for r in records(run) if "val/top1" in r]
+        for run in (out, two[0])
+    )
+    assert ours == theirs
 
 
 BROKEN_LOADER = """
