@@ -139,3 +139,18 @@ def test_a_weight_of_another_shape_is_refused(path: Path, tmp_path: Path) -> Non
     tensor = next(t for t in model.graph.parameter if t.name.endswith("fc.bias"))
     tensor.dims[0] = 1 << 40
     refused(signed(model, tmp_path / "m.mindir"), "fc.bias")
+
+
+@pytest.mark.parametrize("what", ["no operand", "unknown operand", "no attribute"])
+def test_an_incomplete_graph_is_refused(path: Path, tmp_path: Path, what: str) -> None:
+    """MindSpore's own parser would end the process, or fail at the first prediction."""
+    model = parsed(path)
+    node = next(n for n in model.graph.node if "BiasAdd" in n.op_type)
+    if what == "no operand":
+        del node.input[1:]
+    elif what == "unknown operand":
+        node.input[0] = "nothing"
+    else:
+        convolution = next(p for p in model.primitives if p.op_type == "Conv2D")
+        convolution.ClearField("attribute")
+    refused(signed(model, tmp_path / "m.mindir"), "lacks operands|no usable MindIR")

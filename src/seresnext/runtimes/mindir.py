@@ -29,14 +29,15 @@ __all__ = ["MindIRRuntime", "export_air", "export_mindir"]
 _PIECE = 16
 """Images per call: bounds the memory."""
 
-_OPERATORS = frozenset(
-    [
-        *("Add", "AvgPool", "BiasAdd", "Conv2D", "ExpandDims", "MatMul", "MaxPool3D", "Mul"),
-        *("ReLU", "ReduceMean", "Reshape", "Sigmoid", "Squeeze"),
-        # How MindIR says that parameters are read, and in which order.
-        *("Constant", "Depend", "Load", "MakeTuple", "UpdateState"),
-    ]
-)
+_OPERATORS = {
+    **{"Add": 2, "AvgPool": 5, "BiasAdd": 3, "Conv2D": 2, "ExpandDims": 2, "MatMul": 4},
+    **{"MaxPool3D": 1, "Mul": 2, "ReLU": 1, "ReduceMean": 3, "Reshape": 2, "Sigmoid": 1},
+    **{"Squeeze": 1},
+    # How MindIR says that parameters are read, and in which order.
+    **{"Constant": 0, "Depend": 2, "Load": 2, "MakeTuple": 0, "UpdateState": 2},
+}
+"""Operators that exports have, and how many operands they need at least: MindSpore ends the process
+where one is missing."""
 
 
 class MindIRRuntime:
@@ -51,15 +52,16 @@ class MindIRRuntime:
         target = prepare(device, threads=threads, what="--device")
         self.device = cpu(threads) if target == "CPU" else "ascend"
         try:
-            graph = _load(data)
-        except RuntimeError as error:
+            self._graph = nn.GraphCell(_load(data))
+            # One compilation for any number of images, instead of one for each number.
+            self._graph.set_inputs(Tensor(shape=[None, 3, None, None], dtype=ms.float32))
+            side = self.spec.input.image_size
+            self.predict(np.zeros((1, side, side, 3), np.uint8))  # compiles
+        except (RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is no usable MindIR for MindSpore {ms.__version__} "
-                f"({str(error).strip().splitlines()[0]}); export it again"
+                f"({' '.join(str(error).split())[:200]}); export it again"
             ) from None
-        self._graph = nn.GraphCell(graph)
-        # One compilation for any number of images, instead of one for each number.
-        self._graph.set_inputs(Tensor(shape=[None, 3, None, None], dtype=ms.float32))
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N."""
@@ -102,11 +104,19 @@ def _read(path: Path) -> tuple[bytes, Artifact]:
 
 def _refuse_foreign_parts(model: mind_ir_pb2.ModelProto, path: Path) -> None:
     """Raise UserError for an operator, a function or a weight that no export writes."""
+    graph = model.graph
     operators = {f"REF::{p.name}": p.op_type for p in model.primitives} | {"Constant": "Constant"}
-    found = [operators.get(node.op_type, node.op_type) for node in model.graph.node]
-    found += [*operators.values(), *(f"function {f.name}" for f in model.functions)]
-    refuse_foreign_operators(found, _OPERATORS, path)
-    for tensor in model.graph.parameter:
+    found = [operators.get(node.op_type, node.op_type) for node in graph.node]
+    everything = [*found, *operators.values(), *(f"function {f.name}" for f in model.functions)]
+    refuse_foreign_operators(everything, frozenset(_OPERATORS), path)
+    known = {value.name for value in (*graph.input, *graph.parameter)}
+    for node, operator in zip(graph.node, found, strict=True):
+        if len(node.input) < _OPERATORS[operator] or not known.issuperset(node.input):
+            raise UserError(
+                f"{path} is damaged: {operator} {node.name} lacks operands; export it again"
+            )
+        known.update(node.output)
+    for tensor in graph.parameter:
         if tensor.HasField("external_data"):
             raise UserError(
                 f"{path} keeps its weights in other files ({tensor.name}), which is refused: the "
