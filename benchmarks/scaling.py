@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=10, help="timed steps per round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--virtual-shards", type=int, default=0)
+    parser.add_argument("--virtual-shards", type=int, default=0, help="of both ranks together")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -98,7 +98,9 @@ def work(args: argparse.Namespace) -> None:
     config, rng = demo(), np.random.default_rng(0)
     names = tuple("0123456789")
     spec = ModelSpec(config.model.architecture(10), names, config.augment.input_spec())
-    shards = args.virtual_shards if "RANK" in os.environ else 0
+    shards = args.virtual_shards
+    if shards and "RANK" not in os.environ:
+        shards //= 2  # as many as each of two ranks computes
     engine = create_engine(
         spec,
         init_weights(spec.architecture, 0),
