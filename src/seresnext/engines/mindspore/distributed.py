@@ -66,7 +66,8 @@ class World:
 
 
 class AllReduce(nn.Cell):
-    """Sum tensors over all ranks in the graph, in one message; nothing to do in a world of one."""
+    """Sum small tensors over all ranks in the graph, in one message (gradients:
+    `nn.DistributedGradReducer`); nothing to do in a world of one."""
 
     def __init__(self, world: World) -> None:
         super().__init__(auto_prefix=False)

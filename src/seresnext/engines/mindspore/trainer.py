@@ -7,7 +7,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from ...batch import Batch
 from ...config import EngineConfig, OptimConfig
@@ -42,7 +42,11 @@ class Trainer:
         optimizer = self.optimizer = Optimizer(loss.network, average, statistics, optim, engine)
         self.statistics = statistics
         all_reduce, over_tensors = AllReduce(world), ops.HyperMap()
-        ranks = world.size
+        ranks, reduce_gradients = world.size, None
+        if ranks > 1:
+            reduce_gradients = nn.DistributedGradReducer(
+                optimizer.weights, mean=False, degree=ranks
+            )
 
         def scaled(factor, *piece):  # type: ignore[no-untyped-def]
             loss_sum, right = loss(*piece)
@@ -59,7 +63,7 @@ class Trainer:
 
         def update(rows, gradients, sums, lr):  # type: ignore[no-untyped-def]
             if ranks > 1:
-                gradients = all_reduce(gradients)
+                gradients = reduce_gradients(gradients)
                 everything = all_reduce((*statistics.present, sums))
                 statistics.load(over_tensors(ops.partial(_divide, ranks), everything[:-1]))
                 sums = everything[-1]
