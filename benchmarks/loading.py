@@ -201,6 +201,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--loaders", nargs="+", default=list(LOADERS), choices=list(LOADERS))
     args = parser.parse_args()
+    if args.images < BATCH:
+        parser.error(f"--images: expected at least a batch, {BATCH}")
     measured: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -211,8 +213,11 @@ def main() -> None:
         spawn = multiprocessing.get_context("spawn")
         for name in args.loaders:
             pipe, far = spawn.Pipe()
-            process = spawn.Process(target=serve, args=(name, args.threads, folder, far))
+            process = spawn.Process(
+                target=serve, args=(name, args.threads, folder, far), daemon=True
+            )
             process.start()
+            far.close()  # so that a loader that dies ends the wait for its answer
             if error := pipe.recv():
                 print(f"left out: {name} ({error})")
                 continue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -57,3 +59,32 @@ def test_a_wrong_result_fails_the_gpu_script() -> None:
     for error, passed in ((1e-5, True), (1e-3, False), (float("nan"), False)):
         checks.add("x", error, 1e-4)
         assert checks.records[-1]["passed"] is passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        ("checkpoint_cost.py --steps 1 --blocks 1", "every 100 steps"),
+        ("scaling.py --steps 1 --rounds 1 --batch-size 2", "efficiency from 1 to 2 processes"),
+        ("train_step_torch.py --size 64 --batch 2 --rounds 1", "timm"),
+        ("train_step_mindspore.py --size 64 --batch 2 --rounds 1", "mindcv"),
+        ("loading.py --images 64 --rounds 1 --loaders ours mindspore pillow", "mindspore"),
+    ],
+    ids=lambda words: words.split()[0],
+)
+def test_the_scripts_for_the_cpu(words: str, printed: str) -> None:
+    if "mindspore" in words:
+        pytest.importorskip("mindspore")
+    script, *given = words.split()
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *given],
+        env=os.environ | {"GLOG_v": "3"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    # 1: measured, and dearer than it should be, which one step on a busy machine may well be.
+    assert done.returncode in ((0, 1) if script == "checkpoint_cost.py" else (0,)), done.stderr
+    assert printed in done.stdout, done.stderr
