@@ -24,7 +24,7 @@ from runtimes.networks import (
 from seresnext.errors import UserError
 from seresnext.runtimes.artifact import METADATA_KEY
 from seresnext.runtimes.base import create_runtime
-from seresnext.runtimes.mindir import export_air, export_mindir
+from seresnext.runtimes.mindir import export_air, export_mindir, user_info
 from seresnext.runtimes.mindir_export import with_user_info
 from seresnext.runtimes.network import normalise
 
@@ -46,8 +46,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def signed(model: ModelProto, out: Path) -> Path:
     """A file with this content and a digest that fits: what a stranger could write."""
-    metadata = model.user_info[METADATA_KEY]
-    model.user_info.clear()
+    metadata = user_info(model)[METADATA_KEY]
+    model.ClearField("user_info")
     data = model.SerializeToString()
     out.write_bytes(with_user_info(data, metadata, hashlib.sha256(data).hexdigest()))
     return out
@@ -61,7 +61,7 @@ def parsed(path: Path) -> ModelProto:
 
 def test_what_others_find_in_the_file(path: Path) -> None:
     """MindSpore alone opens it, finds classes and preprocessing, and runs any batch."""
-    described = json.loads(mindspore.load_mindir(str(path)).user_info["seresnext"])
+    described = json.loads(user_info(mindspore.load_mindir(str(path)))["seresnext"])
     assert described["spec"]["class_names"][0] == "blue"
     assert described["source_sha256"] == "5" * 64
     graph = mindspore.nn.GraphCell(mindspore.load(str(path)))
@@ -109,7 +109,7 @@ def test_a_lengthened_file_is_refused(path: Path, tmp_path: Path) -> None:
 
 def test_a_stranger_without_metadata_is_refused(path: Path, tmp_path: Path) -> None:
     model = parsed(path)
-    model.user_info.clear()
+    model.ClearField("user_info")
     (tmp_path / "m.mindir").write_bytes(model.SerializeToString())
     refused(tmp_path / "m.mindir", "carries no metadata of this package")
 

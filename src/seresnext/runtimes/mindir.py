@@ -86,11 +86,11 @@ def _read(path: Path) -> tuple[bytes, Artifact]:
     model = mind_ir_pb2.ModelProto()
     try:
         model.ParseFromString(data)
-    except DecodeError:
+    except (DecodeError, UnicodeDecodeError):
         raise UserError(
             f"{path} is damaged: not a whole MindIR ({len(data)} bytes); export it again"
         ) from None
-    entries = dict(model.user_info)
+    entries = user_info(model)
     artifact = read_artifact(entries.get(METADATA_KEY), path)
     digest = entries.get(DIGEST_KEY, "")
     ours = with_user_info(b"", entries[METADATA_KEY], digest)
@@ -100,6 +100,12 @@ def _read(path: Path) -> tuple[bytes, Artifact]:
     _refuse_foreign_parts(model, path)
     artifact.check_shapes(path, *_shapes(model.graph, artifact))
     return data, artifact
+
+
+def user_info(model: mind_ir_pb2.ModelProto) -> dict[str, str]:
+    """The texts in a file. MindSpore 2.7 reads them as messages, later versions as a map."""
+    entries = model.user_info
+    return dict(entries) if hasattr(entries, "items") else {e.key: e.value for e in entries}
 
 
 def _refuse_foreign_parts(model: mind_ir_pb2.ModelProto, path: Path) -> None:
