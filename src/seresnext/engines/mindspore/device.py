@@ -10,12 +10,20 @@ import os
 
 os.environ.setdefault("GLOG_v", "3")  # errors only; must be set before MindSpore is imported
 
-import mindspore as ms
 import numpy as np
-from mindspore.device_context import ascend
-from mindspore.ops import operations as P
 
 from ...errors import UserError
+
+try:
+    import mindspore as ms
+    from mindspore.device_context import ascend
+    from mindspore.ops import operations as P
+except TypeError:  # by protobuf, of the code that MindSpore 2.7 to 2.9 generated
+    raise UserError(
+        "MindSpore before 2.10 cannot share a process with protobuf's C implementation "
+        "(loaded by ONNX or TensorBoard); set PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python, or "
+        "install mindspore 2.10"
+    ) from None
 
 _ISA = "ONEDNN_MAX_CPU_ISA"
 """Unknown to oneDNN 2.2 (MindSpore 2.7), which does better with AVX-512: 12 % faster steps."""
