@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,11 +10,6 @@ import pytest
 # Many processes share the cores here; OpenMP threads that spin while they wait would starve the
 # others. Read when the library is loaded, and inherited by the commands that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-# Tests import ONNX and MindSpore in any order; before 2.10 MindSpore cannot come second without it.
-with suppress(importlib.metadata.PackageNotFoundError):
-    if importlib.metadata.version("mindspore").startswith(("2.7", "2.8", "2.9")):
-        os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
 
 from faults.runs import digest, seresnext, words, write_images
 
