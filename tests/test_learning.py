@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from seresnext.config import Config, validate
+import pytest
+
+from seresnext.config import Config, EngineName, validate
 from seresnext.data.demo import write_digits
 from seresnext.recipes import recipe
 from seresnext.train import train
 from seresnext.training.log import LineReporter
 
 
-def small_demo(data: Path, out: Path) -> Config:
+def small_demo(data: Path, out: Path, engine: EngineName) -> Config:
     """The demo with one block per stage, a quarter of the network's arithmetic."""
     config = recipe("demo")
     change = dataclasses.replace
@@ -21,14 +23,18 @@ def small_demo(data: Path, out: Path) -> Config:
             config,
             model=change(config.model, layers=(1, 1, 1, 1)),
             data=change(config.data, root=str(data)),
+            engine=change(config.engine, name=engine),
             run=change(config.run, out=str(out), save_every="100 epochs"),
         )
     )
 
 
-def test_the_digits_reach_95_percent(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "mindspore"])
+def test_the_digits_reach_90_percent(tmp_path: Path, engine: EngineName) -> None:
+    pytest.importorskip(f"seresnext.engines.{engine}.engine", reason=f"needs {engine}")
     write_digits(tmp_path / "digits")
-    metrics = train(small_demo(tmp_path / "digits", tmp_path / "run"), LineReporter())
+    metrics = train(small_demo(tmp_path / "digits", tmp_path / "run", engine), LineReporter())
     assert metrics is not None
     assert metrics.images == 355
-    assert metrics.top1 >= 0.95
+    assert metrics.top1 >= 0.90
