@@ -24,43 +24,27 @@ import os
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
-NAME = "seresnext50_32x4d"
-SMOOTHING, LR, MOMENTUM, DECAY = 0.1, 0.1, 0.9, 1e-4
-Step = Callable[[], object]
-
-
-def pixels_and_labels(batch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
-    return images, rng.integers(0, 1000, batch).astype(np.int32)
+from _step import (
+    DECAY,
+    LR,
+    MOMENTUM,
+    NAME,
+    SMOOTHING,
+    Step,
+    engine_step,
+    pixels_and_labels,
+    timed,
+)
+from seresnext.config import EngineConfig
 
 
 def ours(batch: int, size: int) -> Step:
-    from seresnext.batch import Batch
-    from seresnext.config import EngineConfig, OptimConfig
-    from seresnext.engines.base import create_engine
-    from seresnext.model.architecture import architecture
-    from seresnext.model.init import init_weights
-    from seresnext.model.spec import ModelSpec
-
-    arch = architecture(NAME)
-    engine = create_engine(
-        ModelSpec(arch, tuple(map(str, range(1000)))),
-        init_weights(arch, 0),
-        EngineConfig(name="mindspore", device="cpu"),
-        OptimConfig(momentum=MOMENTUM, weight_decay=DECAY, label_smoothing=SMOOTHING),
-    )
-    images, labels = pixels_and_labels(batch, size)
-    whole = np.ones(batch, np.float32)
-    data = Batch(images, labels, labels, whole, whole.astype(bool), np.arange(batch))
-    return lambda: engine.fetch(engine.train_step(data, LR))
+    return engine_step(EngineConfig(name="mindspore", device="cpu"), batch, size)
 
 
 def mindcv_step(batch: int, size: int) -> Step:
@@ -82,13 +66,6 @@ def mindcv_step(batch: int, size: int) -> Step:
     x = ms.Tensor((images.transpose(0, 3, 1, 2) / 128 - 1).astype(np.float32))
     y = ms.Tensor(labels)
     return lambda: step(x, y).asnumpy()
-
-
-def timed(step: Step) -> tuple[float, float]:
-    """Wall and processor seconds of one step."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    step()
-    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def as_installed(batch: int, size: int, pipe: Connection) -> None:
@@ -140,6 +117,7 @@ def main() -> None:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         context.Process(target=as_installed, args=(args.batch, args.size, there)).start()
+        there.close()  # so that a step that fails ends the wait for its answer
         times["mindcv as installed"] = [here.recv()] * args.rounds
 
     print(f"{NAME}, batch {args.batch}, {args.size} px, float32")

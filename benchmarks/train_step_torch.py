@@ -15,53 +15,34 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
+from _step import (
+    DECAY,
+    LR,
+    MOMENTUM,
+    NAME,
+    SMOOTHING,
+    Step,
+    engine_step,
+    pixels_and_labels,
+    timed,
+)
+from seresnext.config import EngineConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-NAME = "seresnext50_32x4d"
-SMOOTHING, LR, MOMENTUM, DECAY = 0.1, 0.1, 0.9, 1e-4
-Step = Callable[[], object]
 
-
-def pixels_and_labels(batch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
-    return images, rng.integers(0, 1000, batch).astype(np.int32)
-
-
-def ours(batch: int, size: int, threads: int, compiled: bool = False) -> Step:
-    from seresnext.batch import Batch
-    from seresnext.config import EngineConfig, OptimConfig
-    from seresnext.engines.torch.engine import TorchEngine
-    from seresnext.model.architecture import architecture
-    from seresnext.model.init import init_weights
-    from seresnext.model.spec import ModelSpec
-
-    arch = architecture(NAME)
-    spec = ModelSpec(arch, tuple(map(str, range(1000))))
-    engine = TorchEngine(
-        spec,
-        init_weights(arch, 0),
-        EngineConfig(device="cpu", threads=threads, compile=compiled),
-        OptimConfig(momentum=MOMENTUM, weight_decay=DECAY, label_smoothing=SMOOTHING),
-    )
-    images, labels = pixels_and_labels(batch, size)
-    whole = np.ones(batch, np.float32)
-    data = Batch(images, labels, labels, whole, whole.astype(bool), np.arange(batch))
-    return lambda: engine.fetch(engine.train_step(data, LR))
+def ours(batch: int, size: int, threads: int) -> Step:
+    return engine_step(EngineConfig(device="cpu", threads=threads), batch, size)
 
 
 def ours_compiled(batch: int, size: int, threads: int) -> Step:
-    return ours(batch, size, threads, compiled=True)
+    return engine_step(EngineConfig(device="cpu", threads=threads, compile=True), batch, size)
 
 
 def timm_step(batch: int, size: int, threads: int) -> Step:
@@ -105,11 +86,7 @@ def serve(name: str, batch: int, size: int, threads: int, pipe: Connection) -> N
         step()
     pipe.send("ready")
     while pipe.recv():
-        wall, usage = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-        step()
-        now = resource.getrusage(resource.RUSAGE_SELF)
-        cpu = now.ru_utime - usage.ru_utime + now.ru_stime - usage.ru_stime
-        pipe.send((time.perf_counter() - wall, cpu))
+        pipe.send(timed(step))
 
 
 def measure(names: list[str], args: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
@@ -119,6 +96,7 @@ def measure(names: list[str], args: argparse.Namespace) -> dict[str, list[tuple[
         here, there = context.Pipe()
         worker_args = (name, args.batch, args.size, args.threads, there)
         context.Process(target=serve, args=worker_args, daemon=True).start()
+        there.close()  # so that a step that fails ends the wait for its answer
         here.recv()
         workers[name] = here
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}

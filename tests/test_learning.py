@@ -30,11 +30,11 @@ def small_demo(data: Path, out: Path, engine: EngineName) -> Config:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["torch", "mindspore"])
-def test_the_digits_reach_90_percent(tmp_path: Path, engine: EngineName) -> None:
+@pytest.mark.parametrize(("engine", "bound"), [("torch", 0.95), ("mindspore", 0.90)])
+def test_the_digits_are_learnt(tmp_path: Path, engine: EngineName, bound: float) -> None:
     pytest.importorskip(f"seresnext.engines.{engine}.engine", reason=f"needs {engine}")
     write_digits(tmp_path / "digits")
     metrics = train(small_demo(tmp_path / "digits", tmp_path / "run", engine), LineReporter())
     assert metrics is not None
     assert metrics.images == 355
-    assert metrics.top1 >= 0.90
+    assert metrics.top1 >= bound

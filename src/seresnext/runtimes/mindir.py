@@ -111,7 +111,7 @@ def user_info(model: mind_ir_pb2.ModelProto) -> dict[str, str]:
 def _refuse_foreign_parts(model: mind_ir_pb2.ModelProto, path: Path) -> None:
     """Raise UserError for an operator, a function or a weight that no export writes."""
     graph = model.graph
-    operators = {f"REF::{p.name}": p.op_type for p in model.primitives} | {"Constant": "Constant"}
+    operators = {f"REF::{p.name}": p.op_type for p in model.primitives}
     found = [operators.get(node.op_type, node.op_type) for node in graph.node]
     everything = [*found, *operators.values(), *(f"function {f.name}" for f in model.functions)]
     refuse_foreign_operators(everything, frozenset(_OPERATORS), path)
