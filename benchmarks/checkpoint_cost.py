@@ -20,10 +20,10 @@ import numpy as np
 
 from seresnext.batch import Batch
 from seresnext.config import EngineConfig
+from seresnext.config.recipes import demo
 from seresnext.engines.base import Engine, create_engine
 from seresnext.model.init import init_weights
 from seresnext.model.spec import ModelSpec
-from seresnext.recipes import demo
 from seresnext.training.checkpoint import Checkpoint
 from seresnext.training.saver import Saver
 

@@ -39,10 +39,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # how timm is imported, in one place
 
 from seresnext.bench import machine
+from seresnext.exporters.graph import normalise
 from seresnext.model.architecture import architecture
 from seresnext.model.spec import ModelSpec
 from seresnext.runtimes.artifact import Artifact
-from seresnext.runtimes.network import normalise
 
 NAME, SIZE, CLASSES = "seresnext50_32x4d", 224, 1000
 SPEC = ModelSpec(architecture(NAME), tuple(map(str, range(CLASSES))))

@@ -68,7 +68,7 @@ def write_photos(folder: Path, count: int = 200) -> None:
 def ours(threads: int, folder: Path) -> Iterator[np.ndarray]:
     from seresnext.config import AugmentConfig, DataConfig
     from seresnext.data.loader import BadImages, train_batches
-    from seresnext.data.source import image_folder
+    from seresnext.data.sources.folder import image_folder
 
     batches = train_batches(
         image_folder(folder),

@@ -90,10 +90,10 @@ def work(args: argparse.Namespace) -> None:
     """One process: prints its median seconds per step."""
     from seresnext.batch import Batch
     from seresnext.config import EngineConfig
+    from seresnext.config.recipes import demo
     from seresnext.engines.base import create_engine
     from seresnext.model.init import init_weights
     from seresnext.model.spec import ModelSpec
-    from seresnext.recipes import demo
 
     config, rng = demo(), np.random.default_rng(0)
     names = tuple("0123456789")

@@ -10,8 +10,8 @@ import pytest
 from runtimes.networks import artifact, random_weights, tiny_spec
 from seresnext.bench import Measurement, bench_infer, print_results
 from seresnext.errors import UserError
-from seresnext.model.finished import save_model
-from seresnext.runtimes import onnx_export
+from seresnext.exporters import onnx as onnx_export
+from seresnext.model.saved_model import save_model
 
 
 @pytest.fixture(scope="module")

@@ -170,8 +170,8 @@ def test_data_demo(tmp_path: Path) -> None:
 
 def test_convert_says_what_became_of_every_entry(tmp_path: Path) -> None:
     from seresnext.model.architecture import architecture, weight_shapes
-    from seresnext.model.finished import save_model
     from seresnext.model.init import init_weights
+    from seresnext.model.saved_model import save_model
     from seresnext.model.spec import ModelSpec
 
     arch = architecture("seresnext50_32x4d", layers=(1, 1, 1, 1), num_classes=2)
@@ -186,8 +186,8 @@ def test_convert_says_what_became_of_every_entry(tmp_path: Path) -> None:
 
 def test_json_output_is_json_alone(photos: Path, tmp_path: Path) -> None:
     from seresnext.model.architecture import architecture
-    from seresnext.model.finished import save_model
     from seresnext.model.init import init_weights
+    from seresnext.model.saved_model import save_model
     from seresnext.model.spec import InputSpec, ModelSpec
 
     arch = architecture("seresnext50_32x4d", layers=(1, 1, 1, 1), num_classes=2)

@@ -12,7 +12,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "seresnext"
 FRAMEWORKS = {"torch", "mindspore", "onnx", "onnxruntime", "openvino", "nncf", "timm", "mindcv"}
 NEUTRAL = {"numpy", "safetensors"}
-OWN_NEUTRAL = {"config", "batch", "errors", "model"}
+OWN_NEUTRAL = {"config", "batch", "errors", "files", "model"}
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:
@@ -48,18 +48,23 @@ def part(name: str) -> str:
 
 
 EXTRA = {
-    "model/pth.py": {"torch"},  # opens foreign .pth files, weights only, on demand
+    "weights/pth.py": {"torch"},  # opens foreign .pth files, weights only, on demand
     "training/log.py": {"rich", "tensorboard"},
+    "training/run_folder.py": {"filelock"},
 }
+LOOP = {"training/loop.py", "training/run.py"}
+"""Bring data, engine and records together; the other files of `training` stand alone."""
 
 
-@pytest.mark.parametrize("folder", ["model", "training"])
+@pytest.mark.parametrize("folder", ["model", "weights", "training"])
 def test_neutral_folders_import_no_framework(folder: str) -> None:
     for path in files(folder):
         foreign, own = imports(path)
-        allowed = NEUTRAL | EXTRA.get(str(path.relative_to(SRC)), set())
+        name = str(path.relative_to(SRC))
+        allowed = NEUTRAL | EXTRA.get(name, set())
         assert foreign <= allowed, f"{path}: {foreign - allowed}"
-        assert {part(n) for n in own} <= OWN_NEUTRAL | {folder}, f"{path}: {own}"
+        if name not in LOOP:
+            assert {part(n) for n in own} <= OWN_NEUTRAL | {folder}, f"{path}: {own}"
 
 
 def test_data_never_imports_an_engine() -> None:
@@ -82,21 +87,24 @@ def test_engines_import_their_framework_only(folder: str, framework: set[str]) -
         assert all(n.startswith((dotted, "engines.base")) for n in neighbours), path
 
 
-def test_runtimes_import_their_framework_only() -> None:
-    own_framework = {
-        "nncf": {"nncf"},
-        "onnx": {"onnx", "onnxruntime", "nncf"},
-        "openvino": {"openvino", "nncf"},
-        "mindir": {"mindspore"},
-        "torch": {"torch"},
-    }
-    for path in files("runtimes"):
+FORMATS = {
+    "int8": {"nncf"},
+    "onnx": {"onnx", "onnxruntime"},
+    "openvino": {"openvino"},
+    "mindir": {"mindspore"},
+    "torch": {"torch"},
+}
+"""File of `runtimes` and `exporters` -> the frameworks that it may import."""
+
+
+@pytest.mark.parametrize("folder", ["runtimes", "exporters"])
+def test_formats_import_their_framework_only(folder: str) -> None:
+    for path in files(folder):
         foreign, own = imports(path)
-        kind = next((k for k in own_framework if path.stem.startswith(k)), "")
-        assert foreign & FRAMEWORKS <= own_framework.get(kind, set()), f"{path}: {foreign}"
-        if path.stem != "base":
+        assert foreign & FRAMEWORKS <= FORMATS.get(path.stem, set()), f"{path}: {foreign}"
+        if path.stem in FORMATS:
             # MindSpore has one device per process, so its engine and its runtime share the choice.
-            shared = {"engines.mindspore.device"} if kind == "mindir" else set()
+            shared = {"engines.mindspore.device"} if path.stem == "mindir" else set()
             assert not {n for n in own if n.startswith("data")}, path
             assert not {n for n in own if n.startswith("engines")} - shared, path
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from seresnext.config import Config, EngineName, validate
+from seresnext.config.recipes import recipe
 from seresnext.data.demo import write_digits
-from seresnext.recipes import recipe
-from seresnext.train import train
 from seresnext.training.log import LineReporter
+from seresnext.training.loop import train
 
 
 def small_demo(data: Path, out: Path, engine: EngineName) -> Config:

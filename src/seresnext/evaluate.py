@@ -13,7 +13,7 @@ import numpy as np
 from .batch import Batch
 from .config import DataConfig
 from .data.loader import BadImages, eval_batches
-from .data.source import evaluation_folder, image_folder
+from .data.sources.folder import evaluation_folder, image_folder
 from .errors import UserError
 from .runtimes.base import Runtime
 from .training.metrics import Metrics, MetricSums

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from seresnext.data.demo import IMAGES, write_digits
-from seresnext.data.source import image_folder, split_folders
+from seresnext.data.sources.folder import image_folder, split_folders
 from seresnext.errors import UserError
 
 

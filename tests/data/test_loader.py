@@ -24,7 +24,7 @@ from seresnext.data.decode import decode_image
 from seresnext.data.loader import BadImages, eval_batches, train_batches
 from seresnext.data.order import SampleOrder, batch_seed, sample_rng
 from seresnext.data.preprocess import preprocess
-from seresnext.data.source import ImageFolder, Sample, image_folder
+from seresnext.data.sources.folder import ImageFolder, Sample, image_folder
 from seresnext.errors import UserError
 from seresnext.model.spec import InputSpec
 
@@ -407,7 +407,7 @@ class TestThreads:
             "from pathlib import Path\n"
             "from seresnext.config import AugmentConfig, DataConfig\n"
             "from seresnext.data.loader import BadImages, train_batches\n"
-            "from seresnext.data.source import image_folder\n"
+            "from seresnext.data.sources.folder import image_folder\n"
             "batches = train_batches(image_folder(Path(sys.argv[1])), DataConfig(workers=4),\n"
             "    AugmentConfig(image_size=32), seed=0, batch_size=32, report=BadImages())\n"
             "print(next(batches).mask.all())\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seresnext.data.source import (
+from seresnext.data.sources.folder import (
     Source,
     evaluation_folder,
     image_files,

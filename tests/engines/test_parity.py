@@ -23,16 +23,16 @@ from engines.contract import assert_close
 from engines.networks import CLASSES, random_batch, tiny_spec
 from seresnext.batch import Batch
 from seresnext.config import DataConfig, EngineConfig, OptimConfig
+from seresnext.config.recipes import recipe
 from seresnext.data.demo import write_digits
 from seresnext.data.loader import BadImages, train_batches
-from seresnext.data.source import image_folder
+from seresnext.data.sources.folder import image_folder
 from seresnext.engines.base import Engine, EngineState, create_engine
-from seresnext.engines.mindspore.model import SEResNeXt as MindSporeNetwork
-from seresnext.engines.torch.model import empty_network
+from seresnext.engines.mindspore.network import SEResNeXt as MindSporeNetwork
+from seresnext.engines.torch.network import empty_network
 from seresnext.model.architecture import MODEL_NAMES, architecture, weight_shapes
 from seresnext.model.init import init_weights
 from seresnext.model.spec import InputSpec, ModelSpec
-from seresnext.recipes import recipe
 from seresnext.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 perturbed = pytest.mark.parametrize("perturbed", [False, True], ids=["equal", "perturbed"])

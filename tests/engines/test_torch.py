@@ -20,7 +20,7 @@ from seresnext.engines.torch.devices import resolve_device
 from seresnext.engines.torch.engine import TorchEngine
 from seresnext.engines.torch.flat import Flat
 from seresnext.engines.torch.loss import Normalise, cross_entropy
-from seresnext.engines.torch.model import load_network
+from seresnext.engines.torch.network import load_network
 from seresnext.errors import UserError
 from seresnext.model.init import init_weights
 from seresnext.model.spec import ModelSpec

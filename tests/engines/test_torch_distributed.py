@@ -21,7 +21,7 @@ from engines.networks import tiny_spec
 from engines.torch_rank import SCENARIOS, Outcome, run
 from seresnext.engines.base import EngineState
 from seresnext.engines.torch.distributed import World
-from seresnext.engines.torch.trainer import shards_per_rank
+from seresnext.engines.torch.step import shards_per_rank
 from seresnext.errors import UserError
 from seresnext.model.init import init_weights
 

@@ -17,10 +17,10 @@ from engines.timm_reference import (
     timm_model,
     training_gradients,
 )
-from seresnext.engines.torch.model import load_network
+from seresnext.engines.torch.network import load_network
 from seresnext.model.architecture import MODEL_NAMES, Architecture, architecture, weight_shapes
-from seresnext.model.finished import load_model, save_model
 from seresnext.model.init import init_weights
+from seresnext.model.saved_model import load_model, save_model
 from seresnext.model.spec import InputSpec, ModelSpec
 
 CLASSES = 7

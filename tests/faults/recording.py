@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import seresnext.train as loop
+import seresnext.training.loop as loop
 from seresnext.batch import Batch
 from seresnext.cli import main
 

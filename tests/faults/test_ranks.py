@@ -113,9 +113,9 @@ def test_a_rank_may_be_slow(images: Path, two: tuple[Path, str], tmp_path: Path)
     """Longer busy than the silence that ends a run."""
     script = (
         "import sys, time\n"
-        "import seresnext.train as loop\n"
+        "import seresnext.training.loop as loop\n"
         "from seresnext.cli import main\n"
-        "from seresnext.launch import rank\n"
+        "from seresnext.launch.processes import rank\n"
         "describe = loop.describe\n"
         "def slow(*arguments):\n"
         "    time.sleep(9 * rank())\n"
@@ -133,9 +133,9 @@ def test_a_rank_may_be_slow(images: Path, two: tuple[Path, str], tmp_path: Path)
 
 STOPPED_IN_EVALUATION = """
 import os, signal, sys
-import seresnext.train as loop
+import seresnext.training.loop as loop
 from seresnext.cli import main
-from seresnext.launch import rank
+from seresnext.launch.processes import rank
 
 create, calls = loop.create_engine, 0
 
@@ -182,7 +182,7 @@ BROKEN_LOADER = """
 import sys
 import seresnext.data.loader as module
 from seresnext.cli import main
-from seresnext.launch import rank
+from seresnext.launch.processes import rank
 
 augment, seen = module.augment_encoded, 0
 

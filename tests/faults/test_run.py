@@ -1,5 +1,8 @@
-"""Faults of one process, by the real command. (Kill and resume, NaN: tests/test_train.py; every
-way a checkpoint can be damaged or cut off: tests/training/test_checkpoint.py.)"""
+"""Faults of one process, by the real command.
+
+Kill and resume, NaN: tests/training/test_loop.py. Every way a checkpoint can be damaged or cut off:
+tests/training/test_checkpoint.py.
+"""
 
 from __future__ import annotations
 

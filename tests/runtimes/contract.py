@@ -23,7 +23,7 @@ from runtimes.networks import (
     tiny_spec,
 )
 from seresnext.errors import UserError
-from seresnext.gate import TOLERANCES
+from seresnext.exporters.gate import TOLERANCES
 from seresnext.model.spec import ModelSpec
 from seresnext.runtimes.artifact import Artifact
 from seresnext.runtimes.base import Runtime, create_runtime, writer

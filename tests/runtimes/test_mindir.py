@@ -22,11 +22,11 @@ from runtimes.networks import (
     tiny_spec,
 )
 from seresnext.errors import UserError
+from seresnext.exporters.graph import normalise
+from seresnext.exporters.mindir import with_user_info
 from seresnext.runtimes.artifact import METADATA_KEY
 from seresnext.runtimes.base import create_runtime
 from seresnext.runtimes.mindir import export_air, export_mindir, user_info
-from seresnext.runtimes.mindir_export import with_user_info
-from seresnext.runtimes.network import normalise
 
 
 class TestContract(RuntimeContract):

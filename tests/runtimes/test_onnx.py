@@ -21,11 +21,11 @@ from runtimes.networks import (
     tiny_spec,
 )
 from seresnext.errors import UserError
+from seresnext.exporters import onnx as onnx_export
+from seresnext.exporters.graph import normalise
 from seresnext.runtimes import onnx as runtime_file
-from seresnext.runtimes import onnx_export
 from seresnext.runtimes.artifact import METADATA_KEY
 from seresnext.runtimes.base import create_runtime
-from seresnext.runtimes.network import normalise
 
 
 class TestContract(RuntimeContract):

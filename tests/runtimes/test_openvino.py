@@ -18,9 +18,9 @@ from runtimes.networks import (
     tiny_spec,
 )
 from seresnext.errors import UserError
-from seresnext.runtimes import openvino_export
+from seresnext.exporters import openvino as openvino_export
+from seresnext.exporters.graph import normalise
 from seresnext.runtimes.base import create_runtime
-from seresnext.runtimes.network import normalise
 
 
 class TestContract(RuntimeContract):

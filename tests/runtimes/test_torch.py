@@ -19,7 +19,7 @@ from runtimes.networks import (
     tiny_spec,
 )
 from seresnext.errors import UserError
-from seresnext.runtimes import torch_export
+from seresnext.exporters import torch as torch_export
 from seresnext.runtimes.base import create_runtime
 from seresnext.runtimes.torch import TorchRuntime
 

@@ -12,10 +12,10 @@ import pytest
 
 from seresnext.errors import UserError
 from seresnext.model.architecture import architecture, is_buffer
-from seresnext.model.ckpt import write_ckpt
-from seresnext.model.foreign import load_weights
 from seresnext.model.init import init_weights
-from seresnext.model.layouts import to_entries
+from seresnext.weights.ckpt import write_ckpt
+from seresnext.weights.layouts import to_entries
+from seresnext.weights.load import load_weights
 from seresnext.zoo import postprocess
 from zoo.tiny import LAYERS, TINY, Command
 

@@ -10,10 +10,10 @@ import pytest
 from seresnext.config import RunConfig
 from seresnext.errors import UserError
 from seresnext.model.architecture import architecture
-from seresnext.model.foreign import load_weights
 from seresnext.model.init import init_weights
 from seresnext.model.spec import ModelSpec
 from seresnext.training.checkpoint import Checkpoint, save_checkpoint
+from seresnext.weights.load import load_weights
 from seresnext.zoo.checkpoints import ckpt_name, list_ckpts, refuse_foreign, write_zoo_ckpt
 from seresnext.zoo.log import ZooReporter, epoch_and_step, epoch_line, last_step, time_line
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from seresnext.config import Config, EngineConfig
+from seresnext.config.recipes import recipe, zoo, zoo_fixed
 from seresnext.errors import UserError
-from seresnext.recipes import recipe, zoo, zoo_fixed
 from seresnext.training.plan import make_plan
 from seresnext.training.schedule import create_schedule
 from seresnext.zoo.options import TrainOptions

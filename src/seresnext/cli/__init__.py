@@ -10,9 +10,9 @@ import importlib
 import os
 import sys
 
+from ..config.recipes import RECIPES
 from ..errors import UserError
-from ..launch import report
-from ..recipes import RECIPES
+from ..launch.processes import report
 from ..training.interrupt import INTERRUPTED_EXIT, Interrupted
 
 VERBS = {

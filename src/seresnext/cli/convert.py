@@ -38,7 +38,7 @@ class ConvertArgs:
 
 def run(argv: list[str]) -> int:
     args = tyro.cli(ConvertArgs, args=argv, prog="seresnext convert")
-    from ..convert import convert
+    from ..weights.convert import convert
 
     print(
         convert(

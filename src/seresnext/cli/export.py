@@ -49,7 +49,7 @@ class ExportArgs:
 
 def run(argv: list[str]) -> int:
     args = tyro.cli(ExportArgs, args=argv, prog="seresnext export")
-    from ..export import Options, export, print_report
+    from ..exporters.run import Options, export, print_report
 
     options = Options(
         precision=args.precision,

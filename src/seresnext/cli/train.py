@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ..config import Config, EngineName, Precision, load_config, validate
+from ..config.recipes import recipe
 from ..errors import UserError
-from ..launch import launch, rank, rank_output, report, world_size
-from ..recipes import recipe
+from ..launch.processes import launch, rank, rank_output, report, world_size
 
 if TYPE_CHECKING:
     from ..training.metrics import Metrics
@@ -133,8 +133,8 @@ def run(argv: list[str]) -> int:
         return launch(config, _without(argv, "--nproc"), args.nproc)
     report()
     with rank_output(Path(config.run.out)):
-        from ..train import train
         from ..training.log import console_reporter
+        from ..training.loop import train
 
         metrics = train(config, console_reporter())
     if rank() == 0:

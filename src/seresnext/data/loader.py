@@ -22,7 +22,7 @@ from .augment import augment_encoded, mean_color, mix_pair
 from .decode import ImageError, decode_image
 from .order import SampleOrder, batch_seed, grain, pair_rng, sample_rng, steps_per_epoch
 from .preprocess import preprocess
-from .source import Source
+from .sources.folder import Source
 
 __all__ = ["BadImages", "eval_batches", "steps_per_epoch", "train_batches"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from ..config import EngineConfig, EngineName
 from ..engines.base import create_engine
 from ..errors import UserError
-from ..model.finished import CONFIG_FILE, WEIGHTS_FILE, load_model
+from ..model.saved_model import CONFIG_FILE, WEIGHTS_FILE, load_model
 from ..model.spec import ModelSpec
 from .artifact import Artifact
 
@@ -87,20 +87,20 @@ def create_runtime(
 
 def runtime_class(kind: str) -> Any:
     """The class that runs `onnx`, `openvino`, `mindir` or `torch` files."""
-    return getattr(load(kind), _RUNTIMES[kind][0])
+    return getattr(load(f"runtimes.{kind}"), _RUNTIMES[kind][0])
 
 
 def writer(kind: str) -> Writer:
     """What writes `onnx`, `openvino` or `torch` files."""
-    module: Any = load(f"{kind}_export")
+    module: Any = load(f"exporters.{kind}")
     return cast(Writer, module)
 
 
 def load(module: str) -> ModuleType:
-    """A file of this folder. Raises UserError naming the extra that its framework comes with."""
-    kind = module.split("_")[0]
+    """A module of the package. Raises UserError naming the extra that its framework comes with."""
+    kind = module.rpartition(".")[2]
     try:
-        return importlib.import_module(f"{__package__}.{module}")
+        return importlib.import_module(f"seresnext.{module}")
     except ImportError as error:
         extra = _RUNTIMES[kind][1] if kind in _RUNTIMES else "openvino"
         raise UserError(

@@ -19,10 +19,10 @@ from mindspore import Tensor, nn  # isort: skip
 from mindspore.train import mind_ir_pb2  # isort: skip
 
 from ..errors import UserError
+from ..exporters.graph import normalise
+from ..exporters.mindir import DIGEST_KEY, export_air, export_mindir, with_user_info
 from .artifact import METADATA_KEY, Artifact, read_artifact, refuse_foreign_operators
 from .base import cpu, read_file
-from .mindir_export import DIGEST_KEY, export_air, export_mindir, with_user_info
-from .network import normalise
 
 __all__ = ["MindIRRuntime", "export_air", "export_mindir"]
 

@@ -12,6 +12,7 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 
 from ..errors import UserError
+from ..exporters.graph import normalise
 from .artifact import (
     INPUT_NAME,
     METADATA_KEY,
@@ -21,7 +22,6 @@ from .artifact import (
     refuse_foreign_operators,
 )
 from .base import cpu, read_file
-from .network import normalise
 
 _PROVIDERS = {
     "npu": "CANNExecutionProvider",

@@ -12,6 +12,8 @@ import numpy as np
 import openvino as ov
 
 from ..errors import UserError
+from ..exporters.graph import normalise
+from ..exporters.openvino import WEIGHTS_KEY
 from .artifact import (
     INPUT_NAME,
     METADATA_KEY,
@@ -21,8 +23,6 @@ from .artifact import (
     refuse_foreign_operators,
 )
 from .base import cpu, read_file
-from .network import normalise
-from .openvino_export import WEIGHTS_KEY
 
 _PIECE = 8
 """Images computed together where there are many: at 32 px two to three times as fast as singly,

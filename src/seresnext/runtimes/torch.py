@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..exporters.graph import normalise
+from ..exporters.torch import ExportedNetwork
 from ..model.architecture import weight_shapes
 from .artifact import METADATA_KEY, Artifact, read_artifact
 from .base import cpu
-from .network import normalise
-from .torch_export import ExportedNetwork
 
 _PIECE = 64
 """Images per call: bounds the memory."""

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 from ..errors import UserError
-from ..model.ckpt import write_ckpt
-from ..model.layouts import MAX_POOL, to_entries
 from ..model.spec import ModelSpec
 from ..training.checkpoint import Checkpoint
+from ..weights.ckpt import write_ckpt
+from ..weights.layouts import MAX_POOL, to_entries
 
 _NAME = re.compile(r"train_senet_imagenet-(\d+)_(\d+)\.ckpt")
 

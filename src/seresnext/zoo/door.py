@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import UserError
-from ..launch import report
+from ..launch.processes import report
 from ..training.interrupt import INTERRUPTED_EXIT, Interrupted
 
 

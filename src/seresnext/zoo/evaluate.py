@@ -8,15 +8,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ..data.source import evaluation_folder, image_folder
+from ..config.recipes import zoo
+from ..data.sources.folder import evaluation_folder, image_folder
 from ..engines.base import Engine, EngineState, create_engine
 from ..errors import UserError
 from ..evaluate import evaluate_folder
-from ..model.foreign import ForeignModel, load_weights
 from ..model.spec import InputSpec, ModelSpec
-from ..recipes import zoo
 from ..training.checkpoint import MANIFEST, STATE, list_checkpoints, load_checkpoint
 from ..training.metrics import Metrics
+from ..weights.load import ForeignModel, load_weights
 from .options import EvalOptions, parse
 from .settings import engine_config, image_size
 

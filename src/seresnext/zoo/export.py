@@ -5,13 +5,13 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ..data.source import evaluation_folder, image_folder
+from ..data.sources.folder import evaluation_folder, image_folder
 from ..errors import UserError
-from ..export import SUFFIXES, Format, export, print_report
-from ..export import Options as Comparing
-from ..export_images import recorded_data
-from ..model.finished import save_model
-from ..model.foreign import load_weights
+from ..exporters.images import recorded_data
+from ..exporters.run import SUFFIXES, Format, export, print_report
+from ..exporters.run import Options as Comparing
+from ..model.saved_model import save_model
+from ..weights.load import load_weights
 from .evaluate import spec_of, zoo_input
 from .options import ExportOptions, parse
 from .settings import engine_config

@@ -23,7 +23,7 @@ import numpy as np
 
 from ..config import DataConfig
 from ..data.loader import BadImages, eval_batches
-from ..data.source import evaluation_folder, image_list
+from ..data.sources.folder import evaluation_folder, image_list
 from ..errors import UserError
 from ..runtimes.base import Runtime, create_runtime
 from .door import run

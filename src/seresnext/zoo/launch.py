@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..config import EngineName
 from ..errors import UserError
-from ..launch import free_port, msrun_environment, muted, rank_logs, supervise
+from ..launch.processes import free_port, msrun_environment, muted, rank_logs, supervise
 from .door import run
 from .options import TrainOptions, parse
 from .rank_table import RankTable, read_rank_table

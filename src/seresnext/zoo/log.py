@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import RunConfig, duration_steps
-from ..recipes import zoo
+from ..config.recipes import zoo
 from ..training.checkpoint import load_checkpoint
 from ..training.schedule import due
 from .checkpoints import write_zoo_ckpt

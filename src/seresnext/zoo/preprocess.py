@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..data.source import evaluation_folder, image_folder
+from ..data.sources.folder import evaluation_folder, image_folder
 from ..errors import UserError
 from ..runtimes.base import create_runtime
 from .names import flat_names, images_below

@@ -10,9 +10,9 @@ from pathlib import Path
 import tyro
 
 from ..config import Config, EngineConfig, EngineName, validate
+from ..config.recipes import recipe
 from ..errors import UserError
-from ..launch import world_size
-from ..recipes import recipe
+from ..launch.processes import world_size
 from ..training.checkpoint import STATE, list_checkpoints
 from .options import Options, Target, TrainOptions
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import UserError
-from ..launch import rank_output, report, world_size
+from ..launch.processes import rank_output, report, world_size
 from .checkpoints import refuse_foreign
 from .door import run
 from .log import ZooReporter
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
         _check_classes(options, config)
         if options.save_ckpt:
             refuse_foreign(out)
-        from ..train import train
+        from ..training.loop import train
 
         ckpt_folder = out if options.save_ckpt else None
         reporter = ZooReporter(None, ckpt_folder, config.run, world_size())

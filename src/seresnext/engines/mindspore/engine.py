@@ -15,13 +15,13 @@ from ...batch import Batch
 from ...config import EngineConfig, OptimConfig
 from ...errors import UserError
 from ...model.architecture import weight_shapes
-from ...model.finished import check_tensors
+from ...model.saved_model import check_tensors
 from ...model.spec import ModelSpec
 from ..base import EngineState, Tensors
 from .distributed import World
 from .loss import Normalise, TrainingLoss
-from .model import Arithmetic, SEResNeXt
-from .trainer import Trainer
+from .network import Arithmetic, SEResNeXt
+from .step import Trainer
 
 _TYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
 

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ...config import OptimConfig
-from .model import SEResNeXt
+from .network import SEResNeXt
 
 
 class Normalise(nn.Cell):

@@ -15,7 +15,7 @@ from mindspore.ops import operations as P
 
 from ...config import EngineConfig, OptimConfig
 from ...model.architecture import decays
-from .model import SEResNeXt
+from .network import SEResNeXt
 from .statistics import Statistics
 
 _FIRST_SCALE = 65536.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mindspore import Parameter, nn, ops
 
-from .model import SEResNeXt
+from .network import SEResNeXt
 
 
 class Statistics(nn.Cell):

@@ -12,17 +12,17 @@ from ...batch import Batch
 from ...config import EngineConfig, OptimConfig
 from ...errors import UserError
 from ...model.architecture import is_buffer, weight_shapes
-from ...model.finished import check_tensors
+from ...model.saved_model import check_tensors
 from ...model.spec import ModelSpec
 from ..base import EngineState
 from .devices import describe, prepare, resolve_device
 from .distributed import World
 from .flat import Flat
 from .loss import Normalise, TrainingLoss
-from .model import attach, empty_network
+from .network import attach, empty_network
 from .predictor import Predictor
+from .step import Trainer
 from .sync_bn import synchronise
-from .trainer import Trainer
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

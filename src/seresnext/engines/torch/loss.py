@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...config import OptimConfig
-from .model import SEResNeXt
+from .network import SEResNeXt
 
 
 def cross_entropy(

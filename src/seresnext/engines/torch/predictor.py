@@ -13,7 +13,7 @@ from ...model.architecture import BN_EPS, Architecture, weight_shapes
 from .devices import Upload
 from .flat import Flat
 from .loss import Normalise
-from .model import attach, empty_network
+from .network import attach, empty_network
 
 
 class Predictor:

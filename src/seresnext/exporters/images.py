@@ -1,0 +1,109 @@
+"""Which images an export is compared and calibrated on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..batch import Batch
+from ..config import DataConfig, load_config
+from ..data.loader import BadImages, eval_batches
+from ..data.sources.folder import (
+    FileList,
+    evaluation_folder,
+    image_files,
+    image_folder,
+    image_list,
+    split_folders,
+)
+from ..errors import UserError
+from ..model.saved_model import CONFIG_FILE
+from ..model.spec import ModelSpec
+
+BATCH_SIZE = 32
+CALIBRATION_IMAGES = 300
+"""More move the ranges of activations hardly at all."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images to compare or calibrate on."""
+
+    origin: str
+    """For people: how many, and from where."""
+    source: FileList | None
+    """None: synthetic ones."""
+    labelled: bool = False
+
+    def batches(self, spec: ModelSpec, workers: int) -> Generator[Batch, None, None]:
+        """Preprocessed as for evaluation; unreadable ones are masked."""
+        if self.source is None:
+            return _synthetic(spec.input.image_size)
+        data = DataConfig(workers=workers, on_bad_image="skip")
+        return eval_batches(
+            self.source, spec.input, data, batch_size=BATCH_SIZE, report=BadImages(None)
+        )
+
+
+def comparison_images(
+    model: Path, spec: ModelSpec, data: Path | None, calibration: Path | None, most: int
+) -> Images:
+    """`data`; else the run's validation data; else `calibration`; else synthetic ones.
+
+    At most `most` of them, spread evenly over the folder; 0 means all.
+    """
+    folder = evaluation_folder(data) if data else recorded_data(model)[1]
+    if folder is not None:
+        found = image_folder(folder, class_names=spec.class_names, allow_empty_classes=True)
+        source = spread(found, most)
+        return Images(f"{len(source)} images of {folder}", source, labelled=True)
+    if calibration:
+        return calibration_images(model, data, calibration)
+    return Images(f"{BATCH_SIZE} synthetic images (no --data was given)", None)
+
+
+def calibration_images(model: Path, data: Path | None, calibration: Path | None) -> Images:
+    """`calibration`; else the run's training data; else `data`. Raises UserError if none."""
+    folder = calibration or recorded_data(model)[0] or data
+    if folder is None:
+        raise UserError("int8 needs typical images to measure ranges on: give --calibration DIR")
+    source = spread(image_list(image_files([folder])), CALIBRATION_IMAGES)
+    return Images(f"{len(source)} images of {folder}", source)
+
+
+def recorded_data(model: Path) -> tuple[Path | None, Path | None]:
+    """Training and validation folder that the run was made with, where they are still there."""
+    config = model / CONFIG_FILE
+    if not (model / "model").is_dir() or not config.is_file():
+        return None, None
+    data = load_config(config).data
+    try:
+        return split_folders(data.root, data.train, data.val)
+    except UserError:
+        return None, None
+
+
+def spread(source: FileList, most: int) -> FileList:
+    """At most `most` images at even distances, so that all classes are there; 0 means all."""
+    count = min(most, len(source)) or len(source)
+    chosen = (np.arange(count) * len(source) // count).tolist()
+    paths = [os.fsencode(source.name(i)) for i in chosen]
+    return FileList(source.root, source.class_names, paths, source.labels[chosen])
+
+
+def _synthetic(side: int) -> Generator[Batch, None, None]:
+    """One batch of coloured noise of many scales, always the same."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((BATCH_SIZE, side, side, 3))
+    for cells in (2, 4, 16, side):
+        noise = rng.normal(0, 40, (BATCH_SIZE, cells, cells, 3))
+        steps = np.arange(side) * cells // side
+        images += noise[:, steps][:, :, steps]
+    pixels = np.clip(images + 128, 0, 255).astype(np.uint8)
+    labels, index = np.zeros(BATCH_SIZE, np.int32), np.arange(BATCH_SIZE)
+    ones = np.ones(BATCH_SIZE, np.float32)
+    yield Batch(pixels, labels, labels, ones, ones > 0, index)

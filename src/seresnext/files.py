@@ -1,0 +1,96 @@
+"""Files that are written whole or not at all, and JSON that is read within bounds.
+
+Every file of this package that replaces another one is written through `replacing`, every JSON file
+that a user can hand in is read through `read_json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+MAX_JSON_BYTES = 64 << 20
+"""A larger JSON file is refused unread: ImageNet's class names take 40 kB."""
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, advice: str = "") -> Iterator[None]:
+    """Turn an OSError inside the block into a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"cannot write {path}: {error.strerror or error}"
+        raise UserError(f"{reason}; {advice}" if advice else reason) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; it takes the place of `path` at the end.
+
+    If the block raises, the temporary file is removed and `path` stays as it was. With `sync` the
+    content and the new name are on the disk itself when the block has ended. Missing folders are
+    made. Raises UserError when something cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if sync:
+                sync_to_disk(temporary)
+            os.replace(temporary, path)
+            if sync:
+                sync_to_disk(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk (fsync)."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all. Raises UserError."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def append_json(path: Path, record: dict[str, Any]) -> None:
+    """Append one JSON object as a line, in a single write. Raises OSError."""
+    with open(path, "ab", buffering=0) as file:
+        file.write(json.dumps(record).encode() + b"\n")
+
+
+def read_json(path: Path, what: str = "", max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Read a JSON file of at most `max_bytes`; `what` says in an error what the file is.
+
+    Raises UserError for a file that is missing, too large, or not JSON.
+    """
+    name = f"{what} {path}".lstrip()
+    try:
+        if path.stat().st_size > max_bytes:
+            raise UserError(f"{name} is larger than {max_bytes} bytes; refused")
+        return parse_json(path.read_bytes(), name)
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror}") from None
+
+
+def parse_json(text: str | bytes, name: str) -> Any:
+    """Parse JSON; `name` says in the UserError for anything else where it comes from."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} is not valid JSON: {error}") from None

@@ -1,0 +1,68 @@
+"""A run's folder: who may write there, and what lies where."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+from ..config import Config, to_dict
+from ..errors import UserError
+from .checkpoint import checkpoint_path, list_checkpoints
+
+
+class RunFolder:
+    """`--out`: config.json, metrics.jsonl, tensorboard/, checkpoints/, model/, logs/.
+
+    While entered it is locked: a second run in the same folder is refused. Only rank 0 enters.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model"
+        self.config = self.path / "config.json"
+        self.bad_images = self.path / "bad-images.jsonl"
+        self._lock = FileLock(self.path / ".lock", timeout=0)
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"another run is using {self.path}; wait for it, or choose another --out"
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}") from None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def checkpoint(self, step: int) -> Path:
+        return checkpoint_path(self.checkpoints, step)
+
+    def refuse_overwriting(self) -> None:
+        """With `--resume never`, an earlier run's checkpoints are not written over."""
+        if list_checkpoints(self.checkpoints):
+            raise UserError(
+                f"{self.path} holds checkpoints of an earlier run and --resume never was given; "
+                "choose another --out, or remove the folder yourself"
+            )
+
+    def write_config(self, config: Config) -> None:
+        temporary = self.config.with_name(f".config.json.{os.getpid()}")
+        try:
+            temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+            os.replace(temporary, self.config)
+        except OSError as error:
+            raise UserError(f"cannot write {self.config}: {error.strerror}") from None

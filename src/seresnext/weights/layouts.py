@@ -1,0 +1,133 @@
+"""How others name this family's weights: timm, mindcv, and the original model zoo.
+
+| here and timm | mindcv and the original zoo |
+|---|---|
+| `conv1.weight`, `bn1.*` | `layer0.0.weight`, `layer0.1.*` |
+| BN `weight`, `bias` | `gamma`, `beta` |
+| BN `running_mean`, `running_var` | `moving_mean`, `moving_variance` |
+| `layer1.0.conv2.weight` | the original: `layer1.0.conv2.convs.{0..31}.weight`, one per group |
+| `layer1.0.se.fc1.*`, `.se.fc2.*` | mindcv: `layer1.0.se_module.conv_reduce.*`, `.conv_expand.*`; |
+| | the original: `.se_module.fc1.*`, `.se_module.fc2.weight` without bias |
+| `fc.*` | mindcv: `classifier.*`; the original: `last_linear.weight` without bias |
+
+A missing bias is a bias of zero; a `.ckpt` of `zoo/` has the original's names and besides them
+entries for these biases (`.se_module.fc2.bias`, `last_linear.bias`). Both zoos pad the stem's
+max-pool `same`, timm pads as torch does. The original's 1x1 convolutions of the SE module are
+written as kernels and read as kernels or matrices; mindcv has matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import UserError
+from ..model.architecture import Architecture, weight_shapes
+
+Layout = Literal["timm", "mindcv", "original"]
+MAX_POOL: dict[Layout, Literal["torch", "same"]] = {
+    "timm": "torch",
+    "mindcv": "same",
+    "original": "same",
+}
+HEAD: dict[Layout, str] = {"timm": "fc", "mindcv": "classifier", "original": "last_linear"}
+SE: dict[Layout, tuple[str, str]] = {
+    "timm": ("se.fc1", "se.fc2"),
+    "mindcv": ("se_module.conv_reduce", "se_module.conv_expand"),
+    "original": ("se_module.fc1", "se_module.fc2"),
+}
+MOMENTUM_PREFIX = "moments."
+"""Before a parameter's name: its momentum in a checkpoint of MindSpore's `nn.Momentum`."""
+
+_BN = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+_NO_BIAS = (".se.fc2.bias", "fc.bias")
+"""Biases that the original's network does not have."""
+
+
+def layout_names(layout: Layout, arch: Architecture, biases: bool = False) -> dict[str, list[str]]:
+    """Canonical name -> the layout's entries that hold it: one, one per group, or none (zeros).
+
+    With `biases` the original's layout has entries for those it lacks. Raises UserError when the
+    layout has no network of this architecture.
+    """
+    if layout != "timm" and (arch.stem, arch.downsample) != ("conv7", "conv"):
+        raise UserError(
+            f"the {layout} layout has no deep stem and no average-pool shortcut, which "
+            f"{arch.name} has; convert it to timm's layout instead"
+        )
+    return {name: _names(layout, arch, name, biases) for name in weight_shapes(arch)}
+
+
+def has_biases(names: Mapping[str, Any]) -> bool:
+    """Whether entries in the original's layout come with the biases that it lacks."""
+    return f"{HEAD['original']}.bias" in names
+
+
+def _names(layout: Layout, arch: Architecture, name: str, biases: bool) -> list[str]:
+    if layout == "timm":
+        return [name]
+    module, _, leaf = name.rpartition(".")
+    if layout == "original":
+        if name.endswith(_NO_BIAS) and not biases:
+            return []
+        if module.endswith(".conv2"):
+            return [f"{module}.convs.{group}.weight" for group in range(arch.cardinality)]
+    if module.rpartition(".")[2].startswith("bn") or module.endswith("downsample.1"):
+        leaf = _BN[leaf]
+    module = {"conv1": "layer0.0", "bn1": "layer0.1", "fc": HEAD[layout]}.get(module, module)
+    for ours, theirs in zip(SE["timm"], SE[layout], strict=True):
+        module = module.replace(f".{ours}", f".{theirs}")
+    return [f"{module}.{leaf}"]
+
+
+def detect_layout(names: Mapping[str, Any]) -> Layout | None:
+    """Whose names these are, by the first block's SE module."""
+    for layout, (fc1, _) in SE.items():
+        if f"layer1.0.{fc1}.weight" in names:
+            return layout
+    return None
+
+
+def to_entries(
+    layout: Layout,
+    arch: Architecture,
+    weights: Mapping[str, np.ndarray],
+    momentum: Mapping[str, np.ndarray] | None = None,
+    biases: bool = False,
+) -> dict[str, np.ndarray]:
+    """The layout's entries for canonical weights, and `moments.*` for momentum where given.
+
+    With `biases` the original's layout gets entries for those it lacks. The max-pool is the
+    caller's affair: no layout has a place for it. Raises UserError for what the layout cannot hold:
+    another kind of network, or biases that the original's lacks.
+    """
+    names = layout_names(layout, arch, biases)
+    nonzero = [n for n, parts in names.items() if not parts and weights[n].any()]
+    if nonzero:
+        raise UserError(
+            f"the {layout} layout has no place for {len(nonzero)} biases that are not zero: "
+            f"{listed(nonzero)}; write mindcv's or timm's layout, which have one"
+        )
+    entries: dict[str, np.ndarray] = {}
+    for prefix, arrays in (("", weights), (MOMENTUM_PREFIX, momentum or {})):
+        for name, array in arrays.items():
+            if layout == "mindcv" and ".se." in name and name.endswith(".weight"):
+                array = array.reshape(array.shape[:2])
+            parts = names[name]
+            for group, part in enumerate(parts):
+                size = len(array) // len(parts)
+                entries[prefix + part] = array[group * size : (group + 1) * size]
+    return entries
+
+
+def listed(names: list[str], separator: str = ", ") -> str:
+    """The first names of a list, and how many more there are."""
+    more = f"{separator}and {len(names) - 8} more" if len(names) > 8 else ""
+    return separator.join(names[:8]) + more

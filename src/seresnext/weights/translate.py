@@ -1,0 +1,187 @@
+"""A checkpoint's entries under canonical names: each is used, dropped for a reason, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import UserError
+from ..model.architecture import Architecture, is_buffer, weight_shapes
+from .detect import infer_architecture
+from .layouts import MOMENTUM_PREFIX, Layout, detect_layout, has_biases, layout_names, listed
+
+_SCALARS = {
+    "accumulation_step",
+    "counter",
+    "current_iterator_step",
+    "epoch_num",
+    "global_step",
+    "last_overflow_iterator_step",
+    "learning_rate",
+    "loss_scale",
+    "momentum",
+    "scale_sense",
+    "scale_value",
+    "step_num",
+    "updates",
+    "weight_decay",
+}
+"""What MindSpore's optimizers, loss scalers and checkpoint callbacks, and mindcv's training step
+save beside a network."""
+
+
+@dataclass(frozen=True)
+class Translated:
+    """Someone's checkpoint under canonical names; every entry of it is accounted for."""
+
+    layout: Layout
+    architecture: Architecture
+    weights: dict[str, np.ndarray]
+    """Canonical name -> float32, complete, in the network's order."""
+    momentum: dict[str, np.ndarray]
+    """SGD momentum by parameter, where the checkpoint holds it; else empty."""
+    momentum_entries: list[str]
+    """Names under which the checkpoint holds it."""
+    used: int
+    """Entries that became weights or momentum."""
+    dropped: dict[str, list[str]]
+    """Why -> names of entries that are no weights."""
+    notes: list[str] = field(default_factory=list)
+
+
+def from_entries(entries: Mapping[str, np.ndarray], source: str) -> Translated:
+    """Translate a checkpoint's entries; `source` names it in errors.
+
+    Raises UserError listing every entry that is missing, unknown or of another shape.
+    """
+    entries, notes = _strip_prefix(entries, source)
+    layout = detect_layout(entries)
+    if layout is None:
+        raise UserError(
+            f"{source} holds no SE-ResNeXt in a known layout (timm, mindcv, original zoo): no "
+            f"entry layer1.0.se.fc1.weight or its like; it begins with {listed(list(entries))}"
+        )
+    arch = infer_architecture(layout, {n: a.shape for n, a in entries.items()}, source)
+    names = layout_names(layout, arch, has_biases(entries))
+    trained = {n: parts for n, parts in names.items() if not is_buffer(n)}
+    weights, used, problems = _gather(arch, names, "", entries)
+    momentum: dict[str, np.ndarray] = {}
+    dropped: dict[str, list[str]] = {}
+    moments = {MOMENTUM_PREFIX + part for parts in trained.values() for part in parts}
+    if moments <= entries.keys():
+        momentum, _, more = _gather(arch, trained, MOMENTUM_PREFIX, entries)
+        problems += more
+        used |= moments
+    elif moments & entries.keys():  # layers were frozen
+        dropped["momentum of some parameters only"] = sorted(moments & entries.keys())
+        used |= moments & entries.keys()
+    known = {part for parts in names.values() for part in parts}
+    for name in entries:
+        if name not in used:
+            reason = _drop_reason(name, known)
+            if reason:
+                dropped.setdefault(reason, []).append(name)
+            else:
+                problems.append(f"unknown {name}")
+    if problems:
+        raise UserError(
+            f"the entries of {source} ({layout} layout, read as {arch.name}) do not fit: "
+            + listed(problems, "; ")
+        )
+    return Translated(
+        layout=layout,
+        architecture=arch,
+        weights=weights,
+        momentum=momentum,
+        momentum_entries=sorted(moments) if momentum else [],
+        used=len(entries) - sum(map(len, dropped.values())),
+        dropped=dropped,
+        notes=notes,
+    )
+
+
+def _strip_prefix(
+    entries: Mapping[str, np.ndarray], source: str
+) -> tuple[Mapping[str, np.ndarray], list[str]]:
+    """Take off what wrappers put before every name (`module.`, `_orig_mod.`, `network.`...)."""
+    anchor = "layer1.0.conv1.weight"
+    prefixes = {
+        name.removesuffix(anchor)
+        for name in entries
+        if name.endswith(anchor) and not name.startswith((MOMENTUM_PREFIX, "ema.", "optimizer."))
+    }
+    if len(prefixes) > 1:
+        raise UserError(
+            f"{source} holds {len(prefixes)} networks, under {listed(sorted(prefixes))}; "
+            "expected one"
+        )
+    prefix = next(iter(prefixes), "")
+    if not prefix:
+        return entries, []
+    stripped: dict[str, np.ndarray] = {}
+    for name, array in entries.items():
+        moment = MOMENTUM_PREFIX if name.startswith(MOMENTUM_PREFIX) else ""
+        short = moment + name.removeprefix(moment).removeprefix(prefix)
+        if short in stripped:
+            raise UserError(f"{source} holds {short!r} both with and without {prefix!r} before it")
+        stripped[short] = array
+    return stripped, [f"took {prefix!r} off the names"]
+
+
+def _gather(
+    arch: Architecture,
+    names: Mapping[str, list[str]],
+    prefix: str,
+    entries: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], set[str], list[str]]:
+    """(canonical arrays, entries used, what is wrong) for all `names` with `prefix` before."""
+    gathered: dict[str, np.ndarray] = {}
+    used: set[str] = set()
+    problems: list[str] = []
+    shapes = weight_shapes(arch)
+    for name, parts in names.items():
+        shape = shapes[name]
+        arrays = []
+        for part in (prefix + p for p in parts):
+            if part not in entries:
+                problems.append(f"missing {part}")
+                continue
+            used.add(part)
+            expected = (shape[0] // len(parts), *shape[1:])
+            problem = _unfit(entries[part], expected)
+            if problem:
+                problems.append(f"{part} {problem}")
+            else:
+                arrays.append(entries[part].reshape(expected))
+        if len(arrays) == len(parts):
+            value = np.concatenate(arrays) if arrays else np.zeros(shape)
+            gathered[name] = np.require(value, np.float32, ["C", "W"])
+    return gathered, used, problems
+
+
+def _unfit(array: np.ndarray, shape: tuple[int, ...]) -> str | None:
+    """What is wrong with an array for a weight of this shape; a 1x1 kernel may be a matrix."""
+    flat = shape[:2] if shape[2:] == (1, 1) else shape
+    if array.shape not in (shape, flat):
+        return f"has shape {tuple(array.shape)}, expected {shape}"
+    if array.dtype.kind != "f":
+        return f"has type {array.dtype}, expected floating-point numbers"
+    if not np.isfinite(array).all() or np.abs(array).max() > np.finfo(np.float32).max:
+        return "holds numbers that are not finite"
+    return None
+
+
+def _drop_reason(name: str, known: set[str]) -> str | None:
+    """Why an entry besides the weights may be left out; None if nobody knows it."""
+    if name in _SCALARS:
+        return "training state of MindSpore"
+    if name.startswith("ema.") and name.removeprefix("ema.") in known:
+        return "averaged copies of the weights"
+    if name.startswith("optimizer.") and name.removeprefix("optimizer.") in known:
+        return "gradient accumulators"
+    module, _, leaf = name.rpartition(".")
+    if leaf == "num_batches_tracked" and f"{module}.running_mean" in known:
+        return "BN batch counters"
+    return None

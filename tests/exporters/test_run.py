@@ -1,0 +1,230 @@
+"""Exports end to end: what is written, what the gate keeps out, what the user reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtimes.networks import CLASSES, difference, random_images, random_weights, tiny_spec
+from seresnext import __version__
+from seresnext.config import Config, to_dict
+from seresnext.errors import UserError
+from seresnext.evaluate import evaluate_folder
+from seresnext.exporters import images as export_images
+from seresnext.exporters import int8 as nncf_int8
+from seresnext.exporters import onnx as onnx_export
+from seresnext.exporters.run import SUFFIXES, Format, Options, export, print_report
+from seresnext.model.architecture import architecture
+from seresnext.model.saved_model import save_model
+from seresnext.model.spec import ModelSpec
+from seresnext.runtimes.base import create_runtime
+
+
+def write_images(folder: Path, count: int, seed: int) -> Path:
+    for k, name in enumerate(CLASSES):
+        place = folder / name
+        place.mkdir(parents=True)
+        for i, pixels in enumerate(random_images(count, 40, seed + k)):
+            Image.fromarray(pixels).save(place / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with its data: 15 images in train, 10 in val."""
+    folder = tmp_path_factory.mktemp("run")
+    spec = tiny_spec()
+    save_model(folder / "model", spec, random_weights(spec))
+    write_images(folder / "data" / "train", 3, 100)
+    write_images(folder / "data" / "val", 2, 200)
+    config = Config()
+    config = replace(config, data=replace(config.data, root=str(folder / "data")))
+    (folder / "config.json").write_text(json.dumps(to_dict(config)))
+    return folder
+
+
+def perturb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on one weight of every ONNX export is wrong."""
+    build = onnx_export.build
+
+    def wrong(artifact, weights):  # type: ignore[no-untyped-def]
+        kernel = weights["layer2.0.conv3.weight"].copy()
+        kernel[3, 4] += 1
+        return build(artifact, {**weights, "layer2.0.conv3.weight": kernel})
+
+    monkeypatch.setattr(onnx_export, "build", wrong)
+
+
+@pytest.mark.parametrize(
+    "format", ["onnx", "openvino", "torch", pytest.param("mindir", marks=pytest.mark.slow)]
+)
+def test_an_export_is_as_accurate_as_the_run(run: Path, tmp_path: Path, format: Format) -> None:
+    out = tmp_path / "new" / f"model{SUFFIXES[format]}"
+    report = export(run, format, out, Options(device="cpu"))
+    assert set(report.files) == set(out.parent.iterdir())
+    assert report.bytes == sum(file.stat().st_size for file in report.files)
+    assert report.images == f"10 images of {run}/data/val"
+    result = report.comparison
+    assert result.images == 10
+    assert result.agreement == 1
+    assert result.relative < 1e-5
+    runtime = create_runtime(out)
+    assert runtime.spec == tiny_spec()
+    source = hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
+    assert runtime.artifact.source_sha256 == source
+    assert runtime.artifact.version == __version__
+    by_artifact, _ = evaluate_folder(runtime, run / "data", batch_size=4)
+    by_engine, _ = evaluate_folder(create_runtime(run, device="cpu"), run / "data", batch_size=4)
+    assert by_artifact.top1 == by_engine.top1 == result.artifact_metrics.top1
+    assert by_artifact.loss == pytest.approx(by_engine.loss, rel=1e-5)
+
+
+def test_what_fails_the_gate_takes_no_good_files_place(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model.onnx"
+    export(run, "onnx", out)
+    good = out.read_bytes()
+    perturb(monkeypatch)
+    pattern = r"was not written.*torch engine.*10 images of .*logits differ.*earlier file is as it"
+    with pytest.raises(UserError, match=pattern) as caught:
+        export(run, "onnx", out)
+    assert "\n" not in str(caught.value)
+    assert out.read_bytes() == good
+    assert list(tmp_path.iterdir()) == [out]
+    with pytest.raises(UserError, match=r"on 10 images of [^;]*val: logits differ by up to"):
+        export(run, "onnx", tmp_path / "none" / "model.onnx")
+    assert not list((tmp_path / "none").iterdir())
+
+
+def test_a_full_disk_leaves_the_old_file(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model.onnx"
+    out.write_bytes(b"old")
+
+    def full(model, artifact, path):  # type: ignore[no-untyped-def]
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx_export, "write", full)
+    with pytest.raises(UserError, match=r"cannot write .*model\.onnx: No space left on device"):
+        export(run, "onnx", out)
+    assert out.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_model_folder_is_compared_on_synthetic_images(run: Path, tmp_path: Path) -> None:
+    report = export(run / "model", "onnx", tmp_path / "m.onnx")
+    assert report.images == "32 synthetic images (no --data was given)"
+    assert report.comparison.engine_metrics is None
+
+
+def test_given_images_go_before_recorded_ones(run: Path, tmp_path: Path) -> None:
+    other = write_images(tmp_path / "other", 4, 300)
+    report = export(run, "onnx", tmp_path / "m.onnx", Options(data=other, max_images=7))
+    assert report.images == f"7 images of {other}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize("name", ["seresnext50_32x4d", "seresnext50d_32x4d"])
+def test_full_size(tmp_path: Path, format: Format, name: str) -> None:
+    arch = architecture(name, max_pool="same")
+    spec = ModelSpec(arch, tuple(map(str, range(1000))))
+    save_model(tmp_path / "model", spec, random_weights(spec))
+    report = export(tmp_path / "model", format, tmp_path / f"m{SUFFIXES[format]}")
+    assert report.comparison.relative < 1e-5
+    assert report.comparison.agreement == 1
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_int8(run: Path, tmp_path: Path, format: Format, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / f"model{SUFFIXES[format]}"
+    options = Options(precision="int8", with_preprocessing=True, max_drop=30)
+    report = export(run, format, out, options)
+    assert report.calibration == f"15 images of {run}/data/train"
+    assert report.in_float == ()
+    assert 1e-4 < report.comparison.relative < 0.5
+    assert set(report.files) == set(tmp_path.iterdir())
+    assert capsys.readouterr().out == ""  # NNCF talks much
+    runtime = create_runtime(out)
+    assert runtime.artifact.precision == "int8"
+    images = random_images(4, 32)
+    exact = create_runtime(run, device="cpu").predict(images)
+    assert 1e-4 < difference(runtime.predict(images), exact) < 0.5
+
+
+def test_int8_reports_the_blocks_it_left_in_float(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """As if layer3 did not bear it: candidates with it in int8 answer nonsense."""
+    quantise = nncf_int8._quantise
+    pixels = np.stack([np.asarray(Image.open(p)) for p in (run / "data").rglob("*.png")])
+    answers = create_runtime(run, device="cpu").predict(pixels[:, 4:36, 4:36]).argmax(1)
+    rare = np.bincount(answers, minlength=5).argmin()
+
+    def harmful(model, images, inputs, in_float):  # type: ignore[no-untyped-def]
+        candidate = quantise(model, images, inputs, in_float)
+        if "layer3.0" not in in_float:
+            bias = next(t for t in candidate.graph.initializer if t.name == "fc.bias")
+            bias.raw_data = np.where(np.arange(5) == rare, 1e3, 0).astype(np.float32).tobytes()
+        return candidate
+
+    monkeypatch.setattr(nncf_int8, "_quantise", harmful)
+    out = tmp_path / "model.onnx"
+    options = Options(precision="int8", max_drop=30, calibration=run / "data" / "train")
+    report = export(run / "model", "onnx", out, options)
+    assert report.in_float == ("layer3.0",)
+    print_report(report)
+    text = capsys.readouterr().out
+    assert "layer3.0" in text
+    assert "15 images" in text
+    assert json.loads(json.dumps(report.to_dict()))["in_float"] == ["layer3.0"]
+
+
+def test_int8_needs_images(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give --calibration DIR"):
+        export(run / "model", "onnx", tmp_path / "m.onnx", Options(precision="int8"))
+    chosen = export_images.calibration_images(run / "model", None, run / "data" / "val")
+    assert chosen.origin == f"10 images of {run}/data/val"
+    assert not chosen.labelled
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "options", "message"),
+    [
+        ("onnx", "m.xml", {}, r"--out: onnx files end in \.onnx"),
+        ("tflite", "m.tflite", {}, "--format: expected one of onnx, openvino"),
+        ("torch", "m.pt2", {"precision": "int8"}, "torch can be fp32 or fp16"),
+        ("mindir", "m.mindir", {"precision": "fp16"}, "mindir can be fp32"),
+        ("mindir", "m.mindir", {"with_preprocessing": True}, "--with-preprocessing: not for"),
+        ("onnx", "m.onnx", {"max_drop": -1.0}, "--max-drop and --max-images: expected 0 or more"),
+        ("onnx", "m.onnx", {"data": Path("nowhere")}, "nowhere"),
+    ],
+)
+def test_wrong_words(
+    run: Path, tmp_path: Path, format: Format, name: str, options: dict, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        export(run, format, tmp_path / name, Options(**options))
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no finished model"):
+        export(tmp_path, "onnx", tmp_path / "m.onnx")
+
+
+def test_spread_takes_every_class(run: Path) -> None:
+    source = export_images.comparison_images(run, tiny_spec(), None, None, 5).source
+    assert sorted(source.labels.tolist()) == [0, 1, 2, 3, 4]
+    assert len(export_images.spread(source, 0)) == 5
+    assert len(export_images.spread(source, 100)) == 5
+    assert source[2].name == source.name(2)
