@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import platform
 import resource
 import sys
 import time
@@ -18,6 +16,7 @@ import numpy as np
 
 from .config import EngineName
 from .errors import UserError
+from .machine import cpu_name, usable_cores
 from .runtimes.base import create_runtime, model_folder
 
 WARM_UP = 3
@@ -189,18 +188,6 @@ def _resident() -> int:
     return _status("VmRSS") or _peak()
 
 
-def machine() -> str:
-    """The CPU, for a report."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
-
-
 def print_results(results: Sequence[Measurement]) -> None:
     """A table, with ratios to the first model (above 1 is better)."""
     from rich.console import Console
@@ -208,7 +195,7 @@ def print_results(results: Sequence[Measurement]) -> None:
 
     table = Table(
         box=None,
-        title=machine(),
+        title=f"{cpu_name()}, {usable_cores()} cores",
         title_justify="left",
         pad_edge=False,
         padding=(0, 1, 0, 0),

@@ -17,6 +17,7 @@ import numpy as np
 from ..batch import Batch
 from ..config import AugmentConfig, DataConfig
 from ..errors import UserError
+from ..machine import usable_cores
 from ..model.spec import InputSpec
 from .augment import augment_encoded, mean_color, mix_pair
 from .decode import ImageError, decode_image
@@ -170,13 +171,6 @@ def eval_batches(
         batch_size,
         data.workers,
     )
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ os.environ.setdefault("GLOG_v", "3")  # errors only; must be set before MindSpor
 import numpy as np
 
 from ...errors import UserError
+from ...machine import usable_cores
 
 try:
     import mindspore as ms
@@ -72,7 +73,7 @@ def prepare(
             ) from None
     if target == "CPU":
         if not threads and local_size > 1:
-            threads = max(len(os.sched_getaffinity(0)) // local_size, 1)
+            threads = max(usable_cores() // local_size, 1)
         _set_threads(threads)
         _choose_kernels()
     return target
@@ -87,7 +88,7 @@ def describe(target: str) -> str:
 
 def threads_in_use(target: str) -> int:
     """Compute threads of the process on the CPU, 0 on Ascend."""
-    return (_threads or len(os.sched_getaffinity(0))) if target == "CPU" else 0
+    return (_threads or usable_cores()) if target == "CPU" else 0
 
 
 def _set_threads(threads: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ...config import EngineConfig
 from ...errors import UserError
+from ...machine import usable_cores
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 _CHOICES = "auto, cpu, cuda, cuda:N, npu, npu:N or mps"
@@ -79,7 +79,7 @@ def prepare(device: torch.device, config: EngineConfig, local_world: int) -> Non
     """Process-wide settings of PyTorch that the configuration implies."""
     threads = config.threads or (1 if config.virtual_shards else 0)
     if not threads and local_world > 1:  # torchrun asks for 1, whatever the machine has
-        threads = max(_usable_cores() // local_world, 1)
+        threads = max(usable_cores() // local_world, 1)
     if threads:
         torch.set_num_threads(threads)
     if device.type == "cpu":
@@ -105,12 +105,6 @@ def _keep_freed_memory() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
