@@ -38,8 +38,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # how timm is imported, in one place
 
-from seresnext.machine import cpu_name, usable_cores
 from seresnext.exporters.graph import normalise
+from seresnext.machine import describe_cpu
 from seresnext.model.architecture import architecture
 from seresnext.model.spec import ModelSpec
 from seresnext.runtimes.artifact import Artifact
@@ -191,9 +191,7 @@ def main() -> None:
     def speed(row: int, other: int) -> float:
         return statistics.median(seconds[other, :, clock] / seconds[row, :, clock])
 
-    print(
-        f"{NAME}, {SIZE} px, batch 1, {args.threads} threads, {f'{cpu_name()}, {usable_cores()} cores'}"
-    )
+    print(f"{NAME}, {SIZE} px, batch 1, {args.threads} threads, {describe_cpu()}")
     print(f"{'':28}{'wall ms':>9}{'cpu ms':>9}{'speed':>8}{'logits off':>12}")
     rows = []
     for row, contestant in enumerate(contestants):
@@ -220,7 +218,7 @@ def main() -> None:
     )
     if args.json:
         report = {
-            "machine": f"{cpu_name()}, {usable_cores()} cores",
+            "machine": describe_cpu(),
             "threads": args.threads,
             "rows": rows,
         }

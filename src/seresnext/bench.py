@@ -16,7 +16,7 @@ import numpy as np
 
 from .config import EngineName
 from .errors import UserError
-from .machine import cpu_name, usable_cores
+from .machine import describe_cpu
 from .runtimes.base import create_runtime, model_folder
 
 WARM_UP = 3
@@ -195,7 +195,7 @@ def print_results(results: Sequence[Measurement]) -> None:
 
     table = Table(
         box=None,
-        title=f"{cpu_name()}, {usable_cores()} cores",
+        title=describe_cpu(),
         title_justify="left",
         pad_edge=False,
         padding=(0, 1, 0, 0),

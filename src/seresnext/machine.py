@@ -14,10 +14,12 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def cpu_name() -> str:
-    """Return the CPU's model name, or its architecture where the system does not tell."""
+def describe_cpu() -> str:
+    """Return the CPU's model name and its usable cores, such as "AMD EPYC 9R14, 2 cores"."""
+    name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        pass
+    return f"{name}, {usable_cores()} cores"
