@@ -18,6 +18,7 @@ from mindspore.ops import operations as P  # isort: skip
 from .. import __version__
 from ..errors import UserError
 from ..model.spec import ModelSpec
+from ..protobuf import field
 from ..runtimes.artifact import METADATA_KEY, Artifact
 from .graph import Conv, Linear, walk
 
@@ -90,21 +91,7 @@ def with_user_info(data: bytes, metadata: str, digest: str) -> bytes:
 
 def _user_info(key: str, value: str) -> bytes:
     """One entry of ModelProto.user_info, a map of texts: field 14 of MindSpore's mind_ir.proto."""
-    entry = _text(1, key) + _text(2, value)
-    return _varint(14 << 3 | 2) + _varint(len(entry)) + entry
-
-
-def _text(field: int, value: str) -> bytes:
-    data = value.encode()
-    return _varint(field << 3 | 2) + _varint(len(data)) + data
-
-
-def _varint(value: int) -> bytes:
-    data = bytearray()
-    while value > 127:
-        data.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*data, value])
+    return field(14, field(1, key.encode()) + field(2, value.encode()))
 
 
 # The network -------------------------------------------------------------------------------
