@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from seresnext.batch import Batch
-from seresnext.config import EngineConfig, OptimConfig
+from seresnext.config import EngineConfig, LossConfig, OptimConfig
 from seresnext.engines.base import create_engine
 from seresnext.model.architecture import architecture
 from seresnext.model.init import init_weights
@@ -33,7 +33,8 @@ def engine_step(config: EngineConfig, batch: int, size: int) -> Step:
         ModelSpec(arch, tuple(map(str, range(1000)))),
         init_weights(arch, 0),
         config,
-        OptimConfig(momentum=MOMENTUM, weight_decay=DECAY, label_smoothing=SMOOTHING),
+        OptimConfig(momentum=MOMENTUM, weight_decay=DECAY),
+        LossConfig(label_smoothing=SMOOTHING),
     )
     images, labels = pixels_and_labels(batch, size)
     whole = np.ones(batch, np.float32)

@@ -46,7 +46,9 @@ def build(engine: EngineConfig) -> tuple[Engine, Batch]:
         mask=np.ones(rows, bool),
         index=np.arange(rows),
     )
-    return create_engine(spec, init_weights(spec.architecture, 0), engine, config.optim), batch
+    return create_engine(
+        spec, init_weights(spec.architecture, 0), engine, config.optim, config.loss
+    ), batch
 
 
 def main() -> int:

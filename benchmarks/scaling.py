@@ -106,6 +106,7 @@ def work(args: argparse.Namespace) -> None:
         init_weights(spec.architecture, 0),
         EngineConfig(name="torch", device="cpu", threads=1, virtual_shards=shards),
         config.optim,
+        config.loss,
     )
     size, rows = args.image_size, args.batch_size
     labels = rng.integers(0, 10, rows, np.int32)

@@ -11,8 +11,8 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "seresnext"
 FRAMEWORKS = {"torch", "mindspore", "onnx", "onnxruntime", "openvino", "nncf", "timm", "mindcv"}
-NEUTRAL = {"numpy", "safetensors"}
-OWN_NEUTRAL = {"config", "batch", "errors", "files", "machine", "model", "protobuf"}
+NEUTRAL = {"numpy", "safetensors", "pydantic"}
+OWN_NEUTRAL = {"config", "batch", "errors", "files", "machine", "model", "protobuf", "schema"}
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
-from seresnext.config import Config, EngineName, validate
-from seresnext.config.recipes import recipe
+from seresnext.config import Config, EngineName, recipe
 from seresnext.data.demo import write_digits
 from seresnext.training.log import LineReporter
 from seresnext.training.loop import train
@@ -16,16 +14,11 @@ from seresnext.training.loop import train
 
 def small_demo(data: Path, out: Path, engine: EngineName) -> Config:
     """The demo with one block per stage, a quarter of the network's arithmetic."""
-    config = recipe("demo")
-    change = dataclasses.replace
-    return validate(
-        change(
-            config,
-            model=change(config.model, layers=(1, 1, 1, 1)),
-            data=change(config.data, root=str(data)),
-            engine=change(config.engine, name=engine),
-            run=change(config.run, out=str(out), save_every="100 epochs"),
-        )
+    return recipe("demo").replace(
+        data=str(data),
+        engine=engine,
+        model={"layers": (1, 1, 1, 1)},
+        run={"out": str(out), "save_every": "100 epochs"},
     )
 
 

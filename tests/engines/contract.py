@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from engines.networks import CLASSES, SIDE, random_batch, tiny_spec
+from engines.networks import CLASSES, SIDE, optim_and_loss, random_batch, tiny_spec
 from seresnext.batch import Batch
-from seresnext.config import EngineConfig, OptimConfig
+from seresnext.config import EngineConfig, LossConfig, OptimConfig
 from seresnext.engines.base import Engine, EngineState, Tensors
 from seresnext.errors import UserError
 from seresnext.model.architecture import decays, is_buffer, weight_shapes
@@ -64,6 +64,7 @@ class EngineContract:
         weights: Mapping[str, np.ndarray],
         engine: EngineConfig,
         optim: OptimConfig | None,
+        loss: LossConfig | None = None,
     ) -> Engine:
         raise NotImplementedError
 
@@ -74,13 +75,13 @@ class EngineContract:
         self, network: Mapping[str, Any] | None = None, config: Any = None, **optim: Any
     ) -> Engine:
         """The engine of this configuration, at its starting weights, before its first step."""
-        settings = OptimConfig(**(PLAIN | optim))
+        settings = optim_and_loss(PLAIN | optim)
         engine_config = EngineConfig(**{"device": "cpu", "threads": 1, **(config or {})})
         key = repr((network, engine_config, settings))
         if key not in self._engines:
             spec = tiny_spec(**(network or {}))
             weights = init_weights(spec.architecture, 0)
-            built = self.make_engine(spec, weights, engine_config, settings)
+            built = self.make_engine(spec, weights, engine_config, *settings)
             self._engines[key] = (built, built.state_dict())
         engine, start = self._engines[key]
         engine.load_state_dict(start)
@@ -219,7 +220,7 @@ class EngineContract:
     )
     def test_two_updates_as_in_numpy(self, optim: dict[str, Any]) -> None:
         """arXiv:1706.02677's SGD (decay in the gradient, rate outside momentum), in float64."""
-        settings = OptimConfig(**(PLAIN | optim))
+        settings, _ = optim_and_loss(PLAIN | optim)
         batches = [random_batch(8, seed=s) for s in (1, 2)]
         engine = self.engine(**optim)
         weights = {k: v.astype(np.float64) for k, v in engine.state_dict().model.items()}

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from engines.networks import random_batch, tiny_spec
+from engines.networks import optim_and_loss, random_batch, tiny_spec
 from seresnext.batch import Batch
-from seresnext.config import EngineConfig, OptimConfig
+from seresnext.config import EngineConfig
 from seresnext.engines.mindspore.engine import MindSporeEngine
 from seresnext.model.init import init_weights
 
@@ -33,7 +33,9 @@ def make(sync_bn: bool, accumulate: int = 1, first: int = 0) -> MindSporeEngine:
     spec = tiny_spec(**noise)
     weights = init_weights(spec.architecture, first)
     config = EngineConfig(name="mindspore", device="cpu", sync_bn=sync_bn)
-    return MindSporeEngine(spec, weights, config, OptimConfig(**OPTIM, accumulate=accumulate))
+    return MindSporeEngine(
+        spec, weights, config, *optim_and_loss(OPTIM | {"accumulate": accumulate})
+    )
 
 
 def step(engine: MindSporeEngine, number: int, poison: bool = False) -> dict[str, float]:

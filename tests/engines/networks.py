@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from seresnext.batch import Batch
+from seresnext.config import LossConfig, OptimConfig
 from seresnext.model.architecture import architecture
 from seresnext.model.spec import InputSpec, ModelSpec
 
@@ -19,6 +20,13 @@ def tiny_spec(**options: Any) -> ModelSpec:
     settings: dict[str, Any] = {"layers": (1, 1, 1, 1), "cardinality": 4, "base_width": 8}
     arch = architecture("seresnext50_32x4d", num_classes=CLASSES, **(settings | options))
     return ModelSpec(arch, tuple(f"class {k}" for k in range(CLASSES)), InputSpec(SIDE))
+
+
+def optim_and_loss(options: dict[str, Any]) -> tuple[OptimConfig, LossConfig]:
+    """The two groups that have these fields between them."""
+    loss = {name: value for name, value in options.items() if name in vars(LossConfig())}
+    optim = {name: value for name, value in options.items() if name not in loss}
+    return OptimConfig(**optim), LossConfig(**loss)
 
 
 def random_batch(size: int, seed: int = 0) -> Batch:

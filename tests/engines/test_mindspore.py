@@ -19,8 +19,8 @@ pytest.importorskip("seresnext.engines.mindspore.engine", reason="needs MindSpor
 import mindspore as ms
 
 from engines.contract import EngineContract, assert_close
-from engines.networks import random_batch, tiny_spec
-from seresnext.config import EngineConfig, OptimConfig
+from engines.networks import optim_and_loss, random_batch, tiny_spec
+from seresnext.config import EngineConfig, LossConfig, OptimConfig
 from seresnext.engines.base import Engine
 from seresnext.engines.mindspore import optimizer
 from seresnext.engines.mindspore.engine import MindSporeEngine
@@ -38,8 +38,9 @@ class TestContract(EngineContract):
         weights: Mapping[str, np.ndarray],
         engine: EngineConfig,
         optim: OptimConfig | None,
+        loss: LossConfig | None = None,
     ) -> Engine:
-        return MindSporeEngine(spec, weights, engine, optim)
+        return MindSporeEngine(spec, weights, engine, optim, loss)
 
 
 def tiny_engine(
@@ -48,7 +49,7 @@ def tiny_engine(
     spec = tiny_spec(**network)
     weights = init_weights(spec.architecture, 0)
     settings = EngineConfig(**{"device": "cpu", "threads": 1, **(config or {})})
-    return MindSporeEngine(spec, weights, settings, OptimConfig(**(optim or {})))
+    return MindSporeEngine(spec, weights, settings, *optim_and_loss(optim or {}))
 
 
 def losses(engine: MindSporeEngine, steps: int = 12) -> list[float]:
@@ -81,8 +82,8 @@ def test_nothing_is_compiled_twice() -> None:
 QUIET = """
 import os, sys
 sys.path.insert(0, {tests!r})
-from engines.networks import random_batch, tiny_spec
-from seresnext.config import EngineConfig, OptimConfig
+from engines.networks import optim_and_loss, random_batch, tiny_spec
+from seresnext.config import EngineConfig, LossConfig, OptimConfig
 from seresnext.engines.base import create_engine
 from seresnext.model.init import init_weights
 spec = tiny_spec()

@@ -20,9 +20,9 @@ pytest.importorskip("torch", reason="one of the two engines")
 pytest.importorskip("seresnext.engines.mindspore.engine", reason="the other engine")
 
 from engines.contract import assert_close
-from engines.networks import CLASSES, random_batch, tiny_spec
+from engines.networks import CLASSES, optim_and_loss, random_batch, tiny_spec
 from seresnext.batch import Batch
-from seresnext.config import DataConfig, EngineConfig, OptimConfig
+from seresnext.config import DataConfig, EngineConfig, LossConfig, OptimConfig
 from seresnext.config.recipes import recipe
 from seresnext.data.demo import write_digits
 from seresnext.data.loader import BadImages, train_batches
@@ -56,9 +56,14 @@ def random_weights(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def make(
-    name: str, spec: ModelSpec, weights: Mapping[str, np.ndarray], optim: OptimConfig | None = None
+    name: str,
+    spec: ModelSpec,
+    weights: Mapping[str, np.ndarray],
+    optim: OptimConfig | None = None,
+    loss: LossConfig | None = None,
 ) -> Engine:
-    return create_engine(spec, weights, EngineConfig(name=name, device="cpu", threads=1), optim)
+    settings = EngineConfig(name=name, device="cpu", threads=1)
+    return create_engine(spec, weights, settings, optim, loss)
 
 
 # (a) Names and shapes ----------------------------------------------------------------------
@@ -121,8 +126,8 @@ class Case:
     optim: dict[str, Any]
     network: dict[str, Any]
 
-    def settings(self) -> OptimConfig:
-        return OptimConfig(**self.optim)
+    def settings(self) -> tuple[OptimConfig, LossConfig]:
+        return optim_and_loss(self.optim)
 
 
 NOISE = {"drop_path": 0.3, "dropout": 0.3}
@@ -154,7 +159,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Engine, Engine, EngineState]:
     case = request.param
     spec = tiny_spec(**case.network)
     weights = random_weights(spec)
-    engines = [make(name, spec, weights, case.settings()) for name in ("torch", "mindspore")]
+    engines = [make(name, spec, weights, *case.settings()) for name in ("torch", "mindspore")]
     return engines[0], engines[1], engines[0].state_dict()
 
 

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from engines.contract import EngineContract
-from engines.networks import random_batch, tiny_spec
-from seresnext.config import EngineConfig, OptimConfig
+from engines.networks import optim_and_loss, random_batch, tiny_spec
+from seresnext.config import EngineConfig, LossConfig, OptimConfig
 from seresnext.engines.base import Engine
 from seresnext.engines.torch import optimizer
 from seresnext.engines.torch.devices import resolve_device
@@ -41,8 +41,9 @@ class TestContract(EngineContract):
         weights: Mapping[str, np.ndarray],
         engine: EngineConfig,
         optim: OptimConfig | None,
+        loss: LossConfig | None = None,
     ) -> Engine:
-        return TorchEngine(spec, weights, engine, optim)
+        return TorchEngine(spec, weights, engine, optim, loss)
 
 
 def tiny_engine(
@@ -51,7 +52,7 @@ def tiny_engine(
     spec = tiny_spec(**network)
     weights = init_weights(spec.architecture, 0)
     settings = EngineConfig(**{"device": "cpu", "threads": 1, **(config or {})})
-    return TorchEngine(spec, weights, settings, OptimConfig(**(optim or {})))
+    return TorchEngine(spec, weights, settings, *optim_and_loss(optim or {}))
 
 
 def losses(engine: TorchEngine, steps: int = 5) -> np.ndarray:

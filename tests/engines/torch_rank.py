@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.networks import random_batch, tiny_spec
+from engines.networks import optim_and_loss, random_batch, tiny_spec
 from seresnext.batch import Batch
 from seresnext.config import EngineConfig, OptimConfig
 from seresnext.engines.base import EngineState
@@ -70,7 +70,7 @@ def run(scenario: Scenario) -> Outcome:
     spec = tiny_spec(**noise)
     config = EngineConfig(device="cpu", **scenario.engine)
     engine = TorchEngine(
-        spec, init_weights(spec.architecture, 0), config, OptimConfig(**scenario.optim)
+        spec, init_weights(spec.architecture, 0), config, *optim_and_loss(scenario.optim)
     )
     shards = config.virtual_shards // engine.world_size
     parts = shards or scenario.optim.get("accumulate", 1)

@@ -62,7 +62,7 @@ def test_the_recipe_is_the_originals_training() -> None:
     assert (c.augment.crop_scale, c.augment.crop_ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
     assert (c.augment.hflip, c.augment.image_size, c.augment.eval_crop_ratio) == (0.5, 224, 0.875)
     assert (c.optim.momentum, c.optim.nesterov, c.optim.weight_decay) == (0.9, False, 1e-4)
-    assert (c.optim.label_smoothing, c.optim.smoothing_off_target) == (0.1, True)
+    assert (c.loss.label_smoothing, c.loss.smoothing_off_target) == (0.1, True)
     assert (c.engine.precision, c.engine.fp16_batch_norm, c.engine.loss_scale) == (
         *("fp16", True),
         1024,
@@ -138,7 +138,7 @@ def test_every_name_reaches_the_configuration() -> None:
     )
     assert (c.schedule.cosine_period, c.schedule.warmup) == ("80 epochs", "2 epochs")
     assert (c.optim.lr_per_256, c.optim.momentum, c.optim.weight_decay) == (0.8, 0.8, 1e-3)
-    assert (c.optim.label_smoothing, c.engine.loss_scale) == (0, 0)
+    assert (c.loss.label_smoothing, c.engine.loss_scale) == (0, 0)
     assert (c.augment.image_size, c.data.val, c.run.pretrained) == (32, "val", "start.ckpt")
     assert c.engine.device == "ascend:3"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ..config import Config, EngineName, Precision, load_config, validate
+from ..config import SHORT_NAMES, Config, EngineName, Precision, load_config
 from ..config.recipes import recipe
 from ..errors import UserError
 from ..launch.processes import launch, rank, rank_output, report, world_size
@@ -68,42 +68,13 @@ class TrainArgs:
     settings: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
-_SHORT = {
-    "data": "data.root",
-    "train_data": "data.train",
-    "val_data": "data.val",
-    "workers": "data.workers",
-    "out": "run.out",
-    "batch_size": "run.batch_size",
-    "seed": "run.seed",
-    "resume": "run.resume",
-    "pretrained": "run.pretrained",
-    "model": "model.name",
-    "engine": "engine.name",
-    "device": "engine.device",
-    "precision": "engine.precision",
-    "image_size": "augment.image_size",
-    "virtual_shards": "engine.virtual_shards",
-}
-
-
 def resolve(args: TrainArgs) -> Config:
-    """The config with the short flags applied, checked."""
-    changes: dict[str, Any] = {
-        path: getattr(args, name)
-        for name, path in _SHORT.items()
-        if getattr(args, name) is not None
+    """Return the configuration with the short flags applied, checked."""
+    given = {name: getattr(args, name) for name in SHORT_NAMES}
+    changes = {
+        name: value for name, value in given.items() if value is not None and value is not False
     }
-    if args.epochs is not None:
-        changes["run.duration"] = f"{args.epochs:g} epochs"
-    if args.allow_data_change:
-        changes["data.allow_change"] = True
-    config = args.settings
-    for path, value in changes.items():
-        group, name = path.split(".")
-        part = dataclasses.replace(getattr(config, group), **{name: value})
-        config = dataclasses.replace(config, **{group: part})
-    return validate(config)
+    return args.settings.replace(**changes).check()
 
 
 def _base_config(argv: list[str]) -> Config:

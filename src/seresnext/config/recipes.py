@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..errors import UserError
-from . import (
+from .config import Config
+from .groups import (
     AugmentConfig,
-    Config,
     DataConfig,
     EngineConfig,
+    LossConfig,
     ModelConfig,
     OptimConfig,
     RunConfig,
@@ -107,7 +108,8 @@ def zoo() -> Config:
         model=ModelConfig(max_pool="same", zero_init_last_bn=False),
         data=DataConfig(drop_last=True),
         augment=AugmentConfig(eval_interpolation="bilinear"),
-        optim=OptimConfig(lr_per_256=0.1, smoothing_off_target=True),
+        loss=LossConfig(smoothing_off_target=True),
+        optim=OptimConfig(lr_per_256=0.1),
         schedule=ScheduleConfig(warmup="1 epochs", per_epoch=True, cosine_period="110 epochs"),
         engine=EngineConfig(precision="fp16", fp16_batch_norm=True, loss_scale=1024.0),
         run=RunConfig(
@@ -151,7 +153,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
 
 
 def recipe(name: str) -> Config:
-    """The named recipe's full config. Raises UserError for an unknown name."""
+    """Return the named recipe's full configuration. Raises UserError for an unknown name."""
     if name not in RECIPES:
         raise UserError(f"unknown recipe {name!r}; the recipes are {', '.join(RECIPES)}")
     return RECIPES[name]()

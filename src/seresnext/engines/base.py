@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..batch import Batch
-from ..config import EngineConfig, OptimConfig
+from ..config import EngineConfig, LossConfig, OptimConfig
 from ..errors import UserError
 from ..model.spec import ModelSpec
 
@@ -97,6 +97,7 @@ def create_engine(
     weights: Mapping[str, np.ndarray],
     engine: EngineConfig,
     optim: OptimConfig | None = None,
+    loss: LossConfig | None = None,
 ) -> Engine:
     """Build the configured engine with these weights on its device.
 
@@ -111,4 +112,4 @@ def create_engine(
             f"the {engine.name} engine cannot be loaded ({error}); "
             f"install it with: pip install 'seresnext[{engine.name}]'"
         ) from error
-    return getattr(module, class_name)(spec, weights, engine, optim)
+    return getattr(module, class_name)(spec, weights, engine, optim, loss or LossConfig())

@@ -9,10 +9,13 @@ of timm's models of the same name, without `num_batches_tracked`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
 
 from ..errors import UserError
+from ..schema import PositiveInt, Rate, checked
 
 EXPANSION = 4
 """A block's output has four times the channels of its stage's base."""
@@ -39,19 +42,26 @@ class Block:
     """Probability that a sample skips this block's branch in training."""
 
 
-@dataclass(frozen=True)
+def four_counts(layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Blocks per stage; the upper bound keeps a description from a file within the memory."""
+    if len(layers) != len(STAGE_CHANNELS) or not all(1 <= n <= 999 for n in layers):
+        raise ValueError("four counts of 1 to 999")
+    return layers
+
+
+@checked("model")
 class Architecture:
     """A network of the family, complete: two equal values build equal networks."""
 
     name: str = "seresnext50_32x4d"
-    num_classes: int = 1000
-    layers: tuple[int, ...] = (3, 4, 6, 3)
+    num_classes: PositiveInt = 1000
+    layers: Annotated[tuple[int, ...], AfterValidator(four_counts)] = (3, 4, 6, 3)
     """Blocks per stage."""
-    cardinality: int = 32
+    cardinality: PositiveInt = 32
     """Groups of the 3x3 convolution."""
-    base_width: int = 4
+    base_width: PositiveInt = 4
     """Channels per group in the first stage; doubles with each stage."""
-    se_reduction: int = 16
+    se_reduction: PositiveInt = 16
     """Squeeze ratio of the SE module (SENet paper, section 6.1)."""
     stem: Literal["conv7", "deep"] = "conv7"
     """`conv7`: one 7x7/2. `deep`: 3x3/2, 3x3, 3x3 with 32, 32, 64 channels (ResNet-C)."""
@@ -60,25 +70,12 @@ class Architecture:
     max_pool: Literal["torch", "same"] = "torch"
     """Padding of the stem's 3x3/2 max-pool: 1 on every side, or TensorFlow-style `same` (the
     original model zoo and mindcv). At even sizes the windows differ by one pixel."""
-    drop_path: float = 0.0
+    drop_path: Rate = 0.0
     """Stochastic depth (arXiv:1603.09382): rate of the last block; grows linearly from 0."""
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     """Dropout before the classifier."""
     zero_init_last_bn: bool = True
     """Start each block as the identity: weight of its last BN is 0 (arXiv:1706.02677)."""
-
-    def __post_init__(self) -> None:
-        # The upper bound keeps a description from a foreign file from filling the memory.
-        if len(self.layers) != len(STAGE_CHANNELS) or not all(1 <= n <= 999 for n in self.layers):
-            raise UserError(f"model.layers: expected four counts of 1 to 999, got {self.layers}")
-        for field in ("num_classes", "cardinality", "base_width", "se_reduction"):
-            if getattr(self, field) < 1:
-                raise UserError(f"model.{field}: expected 1 or more, got {getattr(self, field)}")
-        for field in ("drop_path", "dropout"):
-            if not 0.0 <= getattr(self, field) < 1.0:
-                raise UserError(
-                    f"model.{field}: expected 0 <= rate < 1, got {getattr(self, field)}"
-                )
 
     @property
     def num_features(self) -> int:
@@ -103,21 +100,6 @@ class Architecture:
                     drop_path=self.drop_path * number / max(total - 1, 1),
                 )
                 in_channels, number = out_channels, number + 1
-
-    def to_dict(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Architecture:
-        unknown = sorted(set(data) - {f.name for f in fields(cls)})
-        if unknown:
-            raise UserError(
-                f"architecture has unknown fields {unknown}; was it written by a newer version?"
-            )
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
-        }
-        return cls(**values)
 
 
 def _divisible(channels: float, divisor: int = 8) -> int:

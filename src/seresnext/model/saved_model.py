@@ -89,7 +89,7 @@ def load_model(folder: Path) -> tuple[ModelSpec, dict[str, np.ndarray]]:
         spec = ModelSpec.from_dict(data["seresnext"])
     except OSError as error:
         raise UserError(f"cannot read model {folder}: {error.strerror}: {CONFIG_FILE}") from None
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+    except (ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(
             f"{folder / CONFIG_FILE} does not describe a model of this package ({error!r}); "
             "expected a folder written by `seresnext train` or `seresnext convert`"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, Literal
 
+from pydantic import Field
+
+from ..errors import UserError
+from ..schema import checked, from_dict
 from .architecture import Architecture
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -13,7 +17,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True)
+@checked("input")
 class InputSpec:
     """The evaluation preprocessing. It travels with the model through every export.
 
@@ -33,32 +37,25 @@ class InputSpec:
     std: tuple[float, float, float] = IMAGENET_STD
 
 
-@dataclass(frozen=True)
+@checked("")
 class ModelSpec:
     """Everything needed to use a set of weights."""
 
     architecture: Architecture
     class_names: tuple[str, ...]
     """Index -> name: stored once at training, never derived again."""
-    input: InputSpec = field(default_factory=InputSpec)
+    input: InputSpec = Field(default_factory=InputSpec)
 
     def __post_init__(self) -> None:
-        assert len(self.class_names) == self.architecture.num_classes
+        names, classes = len(self.class_names), self.architecture.num_classes
+        if names != classes:
+            raise UserError(f"class_names: expected {classes}, one for each class, got {names}")
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "architecture": self.architecture.to_dict(),
-            "class_names": list(self.class_names),
-            "input": asdict(self.input),
-        }
+        """Return plain data for JSON."""
+        return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> ModelSpec:
-        inputs: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in data["input"].items()
-        }
-        return cls(
-            Architecture.from_dict(data["architecture"]),
-            tuple(data["class_names"]),
-            InputSpec(**inputs),
-        )
+    def from_dict(cls, data: Any) -> ModelSpec:
+        """Build one from what `to_dict` gave. Raises UserError naming the field that is wrong."""
+        return from_dict(cls, data, "model")

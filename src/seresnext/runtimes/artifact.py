@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config import from_dict
 from ..errors import UserError
 from ..model.spec import ModelSpec
+from ..schema import checked, from_dict
 
 METADATA_KEY = "seresnext"
 """Name of the entry that holds the JSON."""
@@ -20,7 +20,7 @@ OUTPUT_NAME = "logits"
 ArtifactPrecision = Literal["fp32", "fp16", "int8"]
 
 
-@dataclass(frozen=True)
+@checked("")
 class Artifact:
     """An exported model without its weights."""
 
@@ -77,11 +77,9 @@ def read_artifact(text: str | None, source: Path) -> Artifact:
             "artifact written by `seresnext export`"
         )
     try:
-        artifact: Artifact = from_dict(Artifact, json.loads(text), METADATA_KEY)
-    except (ValueError, TypeError, AssertionError, RecursionError, UserError) as error:
-        raise UserError(
-            f"{source}: its metadata is damaged ({str(error) or 'class count'}); export it again"
-        ) from None
+        artifact = from_dict(Artifact, json.loads(text), METADATA_KEY)
+    except (ValueError, RecursionError, UserError) as error:
+        raise UserError(f"{source}: its metadata is damaged ({error}); export it again") from None
     inputs = artifact.spec.input
     if not (32 <= inputs.image_size <= 4096 and 0 < inputs.crop_ratio <= 1 and min(inputs.std) > 0):
         raise UserError(f"{source}: its metadata describes an impossible input: {inputs}")

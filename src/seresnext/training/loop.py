@@ -47,7 +47,7 @@ def train(config: Config, reporter: Reporter) -> Metrics | None:
             config.augment.input_spec(),
         )
         engine = create_engine(
-            spec, start_weights(config, spec, reporter), config.engine, config.optim
+            spec, start_weights(config, spec, reporter), config.engine, config.optim, config.loss
         )
         stack.callback(engine.close)
         stack.enter_context(

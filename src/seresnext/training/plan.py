@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import Config, duration_steps, whole_steps
+from ..config import Config
+from ..config.durations import duration_steps, whole_steps
 from ..errors import UserError
 
 
@@ -56,16 +57,16 @@ def make_plan(config: Config, images: int, world_size: int, global_batch: int) -
         )
     epoch = float(images // global_batch) if config.data.drop_last else images / global_batch
 
-    def steps(text: str, name: str) -> float:
-        return duration_steps(text, epoch, global_batch, f"run.{name}") if text else 0.0
+    def steps(text: str) -> float:
+        return duration_steps(text, epoch, global_batch)
 
     return Plan(
         batch_size=batch_size,
         global_batch=global_batch,
         steps_per_epoch=epoch,
-        total_steps=max(whole_steps(run.duration, epoch, global_batch, "run.duration"), 1),
-        log_every=max(steps(run.log_every, "log_every"), 1.0),
-        eval_every=steps(run.eval_every, "eval_every"),
-        save_every=steps(run.save_every, "save_every"),
+        total_steps=max(whole_steps(run.duration, epoch, global_batch), 1),
+        log_every=max(steps(run.log_every), 1.0),
+        eval_every=steps(run.eval_every),
+        save_every=steps(run.save_every),
         peak_lr=config.optim.lr_per_256 * global_batch / 256,
     )

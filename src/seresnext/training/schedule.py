@@ -6,7 +6,8 @@ import bisect
 import math
 from collections.abc import Callable
 
-from ..config import ScheduleConfig, whole_steps
+from ..config import ScheduleConfig
+from ..config.durations import whole_steps
 
 
 def due(done: int, every: float) -> bool:
@@ -31,12 +32,12 @@ def create_schedule(
     arXiv:1608.03983 without restarts.
     """
 
-    def steps(text: str, name: str) -> int:
-        return whole_steps(text, steps_per_epoch, global_batch, f"schedule.{name}")
+    def steps(text: str) -> int:
+        return whole_steps(text, steps_per_epoch, global_batch)
 
-    warmup = min(steps(config.warmup, "warmup"), total_steps)
-    milestones = sorted(steps(text, "milestones") for text in config.milestones)
-    period = steps(config.cosine_period, "cosine_period") if config.cosine_period else 0
+    warmup = min(steps(config.warmup), total_steps)
+    milestones = sorted(steps(text) for text in config.milestones)
+    period = steps(config.cosine_period)
     last = max(total_steps - warmup, 1)
 
     def shape(step: float) -> float:

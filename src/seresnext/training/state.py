@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import Config, to_dict
+from ..config import Config, to_dict, upgraded
 from ..errors import UserError
 from ..model.spec import ModelSpec
 from .metrics import Metrics
@@ -92,10 +92,10 @@ def check_resumable(
     """
     try:
         saved_spec = ModelSpec.from_dict(state["model"])
-        saved_config, saved_print = dict(state["config"]), state["data_fingerprint"]
+        saved_config, saved_print = upgraded(dict(state["config"])), state["data_fingerprint"]
         saved_batch, saved_world = int(state["global_batch"]), int(state["world_size"])
         saved_threads = int(state["engine"]["threads"])
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
+    except (KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"the checkpoint's state.json lacks or garbles {error}") from None
     _check_spec(saved_spec, spec)
     if saved_print != fingerprint and not config.data.allow_change:
@@ -145,7 +145,7 @@ def check_resumable(
 
 
 def _check_spec(saved: ModelSpec, now: ModelSpec) -> None:
-    old, new = saved.architecture.to_dict(), now.architecture.to_dict()
+    old, new = vars(saved.architecture), vars(now.architecture)
     different = [f"{k}: {old[k]!r} -> {new[k]!r}" for k in new if not _same(old[k], new[k])]
     if different:
         raise UserError(

@@ -151,8 +151,8 @@ def _spec_in(file: Path, key: str) -> ModelSpec | None:
 def _spec_from(data: Any, where: Path) -> ModelSpec:
     try:
         return ModelSpec.from_dict(data)
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise UserError(f"{where} does not describe a model of this package ({error!r})") from None
+    except UserError as error:
+        raise UserError(f"{where} does not describe a model of this package ({error})") from None
 
 
 def _read_json(file: Path) -> Any:

@@ -143,6 +143,6 @@ def run_spec(folder: Path) -> ModelSpec | None:
     for checkpoint in reversed(list_checkpoints(folder / "checkpoints")):
         try:
             return ModelSpec.from_dict(json.loads((checkpoint / STATE).read_bytes())["model"])
-        except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        except (OSError, ValueError, KeyError, TypeError, UserError):
             continue  # damaged; an older one says the same
     return None

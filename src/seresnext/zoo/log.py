@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig, duration_steps
+from ..config import RunConfig
+from ..config.durations import duration_steps
 from ..config.recipes import zoo
 from ..training.checkpoint import load_checkpoint
 from ..training.schedule import due
@@ -96,9 +97,7 @@ class ZooReporter:
             return
         checkpoint = load_checkpoint(path)
         done = checkpoint.step
-        every = duration_steps(
-            self.run.save_every, self.steps_per_epoch, self.global_batch, "run.save_every"
-        )
+        every = duration_steps(self.run.save_every, self.steps_per_epoch, self.global_batch)
         if done == self.total_steps or due(done, every):
             epoch, step = epoch_and_step(done, self.steps_per_epoch)
             keep = self.run.keep_checkpoint_max

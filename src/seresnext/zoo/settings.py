@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from ..config import Config, EngineConfig, EngineName, validate
+from ..config import Config, EngineConfig, EngineName
 from ..config.recipes import recipe
 from ..errors import UserError
 from ..launch.processes import world_size
@@ -55,7 +55,9 @@ def train_config(
             lr_per_256=lr_per_256,
             momentum=o.momentum,
             weight_decay=o.weight_decay,
-            label_smoothing=o.label_smooth_factor if o.use_label_smooth else 0.0,
+        ),
+        loss=replace(
+            start.loss, label_smoothing=o.label_smooth_factor if o.use_label_smooth else 0.0
         ),
         schedule=replace(
             start.schedule,
@@ -80,7 +82,7 @@ def train_config(
     )
     if flags:
         config = tyro.cli(Config, args=flags, default=config, prog="train.py ... --")
-    return validate(config), notes
+    return config.check(), notes
 
 
 def _folders(options: Options) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ import mindspore as ms  # isort: skip
 from mindspore import Parameter, Tensor, ops  # isort: skip
 
 from ...batch import Batch
-from ...config import EngineConfig, OptimConfig
+from ...config import EngineConfig, LossConfig, OptimConfig
 from ...errors import UserError
 from ...model.architecture import weight_shapes
 from ...model.saved_model import check_tensors
@@ -42,6 +42,7 @@ class MindSporeEngine:
         weights: Mapping[str, np.ndarray],
         engine: EngineConfig,
         optim: OptimConfig | None = None,
+        loss: LossConfig | None = None,
     ) -> None:
         self.spec = spec
         arch = spec.architecture
@@ -80,8 +81,8 @@ class MindSporeEngine:
         if optim is not None:
             average = network("ema.") if optim.ema_decay else None
             self._predictor = average or self._network
-            loss = TrainingLoss(self._network, normalise, optim)
-            self._trainer = Trainer(arch, loss, average, engine, optim, self._world)
+            training_loss = TrainingLoss(self._network, normalise, loss or LossConfig())
+            self._trainer = Trainer(arch, training_loss, average, engine, optim, self._world)
         predictor = self._predictor
 
         def predict(images):  # type: ignore[no-untyped-def]

@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ...config import OptimConfig
+from ...config import LossConfig
 from .network import SEResNeXt
 
 
@@ -35,13 +35,13 @@ class TrainingLoss(nn.Cell):
     others. Both are linear in the target, so they apply to the mixture as a whole.
     """
 
-    def __init__(self, network: SEResNeXt, normalise: Normalise, optim: OptimConfig) -> None:
+    def __init__(self, network: SEResNeXt, normalise: Normalise, loss: LossConfig) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
         self.normalise = normalise
         self.classes = network.classes
-        smoothing = optim.label_smoothing
-        if optim.smoothing_off_target:
+        smoothing = loss.label_smoothing
+        if loss.smoothing_off_target:
             self.off = smoothing / max(self.classes - 1, 1)
             self.on = 1 - smoothing - self.off
         else:

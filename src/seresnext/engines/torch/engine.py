@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...batch import Batch
-from ...config import EngineConfig, OptimConfig
+from ...config import EngineConfig, LossConfig, OptimConfig
 from ...errors import UserError
 from ...model.architecture import is_buffer, weight_shapes
 from ...model.saved_model import check_tensors
@@ -41,6 +41,7 @@ class TorchEngine:
         weights: Mapping[str, np.ndarray],
         engine: EngineConfig,
         optim: OptimConfig | None = None,
+        loss: LossConfig | None = None,
     ) -> None:
         self.spec = spec
         self._shapes = weight_shapes(spec.architecture)
@@ -68,9 +69,11 @@ class TorchEngine:
         normalise = Normalise(spec.input.mean, spec.input.std, self._device, engine.channels_last)
         self._trainer: Trainer | None = None
         if optim is not None:
-            loss = TrainingLoss(self._network, normalise, optim, self._autocast)
+            training_loss = TrainingLoss(
+                self._network, normalise, loss or LossConfig(), self._autocast
+            )
             self._trainer = Trainer(
-                loss, self._weights, self._statistics, engine, optim, self._world
+                training_loss, self._weights, self._statistics, engine, optim, self._world
             )
         self._predictor = Predictor(
             spec.architecture, normalise, engine, self._autocast, self._device

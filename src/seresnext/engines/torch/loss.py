@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...config import OptimConfig
+from ...config import LossConfig
 from .network import SEResNeXt
 
 
@@ -70,14 +70,14 @@ class TrainingLoss(nn.Module):
         self,
         network: SEResNeXt,
         normalise: Normalise,
-        optim: OptimConfig,
+        loss: LossConfig,
         autocast: torch.dtype | None,
     ) -> None:
         super().__init__()
         self.network = network
         self.normalise = normalise
-        self.smoothing = optim.label_smoothing
-        self.off_target = optim.smoothing_off_target
+        self.smoothing = loss.label_smoothing
+        self.off_target = loss.smoothing_off_target
         self.autocast = autocast
 
     def forward(

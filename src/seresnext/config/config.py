@@ -1,0 +1,159 @@
+"""The whole configuration of one run, and how it is changed.
+
+A recipe (`recipes.py`) returns a full `Config`. The command line (`--optim.lr-per-256 0.1`) and
+`Config.replace` change fields of it. `RUN/config.json` holds what was used; `--config` reruns it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypedDict, Unpack
+
+from pydantic import Field
+
+from ..errors import UserError
+from ..schema import checked
+from .groups import (
+    AugmentConfig,
+    DataConfig,
+    EngineConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+
+SHORT_NAMES = {
+    "data": "data.root",
+    "train_data": "data.train",
+    "val_data": "data.val",
+    "workers": "data.workers",
+    "allow_data_change": "data.allow_change",
+    "out": "run.out",
+    "epochs": "run.duration",
+    "batch_size": "run.batch_size",
+    "seed": "run.seed",
+    "resume": "run.resume",
+    "pretrained": "run.pretrained",
+    "model": "model.name",
+    "engine": "engine.name",
+    "device": "engine.device",
+    "precision": "engine.precision",
+    "virtual_shards": "engine.virtual_shards",
+    "image_size": "augment.image_size",
+}
+"""Short name -> field, for the fields that change most; `epochs` is a number of epochs."""
+
+Group = Mapping[str, Any]
+
+
+class Changes(TypedDict, total=False):
+    """What `Config.replace` takes: short names, and fields of whole groups."""
+
+    data: str | Group
+    train_data: str
+    val_data: str
+    workers: int
+    allow_data_change: bool
+    out: str
+    epochs: float
+    batch_size: int
+    seed: int
+    resume: str
+    pretrained: str
+    model: str | Group
+    engine: str | Group
+    device: str
+    precision: str
+    virtual_shards: int
+    image_size: int
+    augment: Group
+    loss: Group
+    optim: Group
+    schedule: Group
+    run: Group
+
+
+@checked("")
+class Config:
+    """One run, complete."""
+
+    recipe: str = "imagenet"
+    """Recipe to start from: demo, imagenet, finetune, zoo, zoo-fixed. The fields below decide."""
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    run: RunConfig = Field(default_factory=RunConfig)
+
+    def replace(self, **changes: Unpack[Changes]) -> Config:
+        """Return a copy with some fields changed.
+
+        A name is one of the command line's short flags (`data="photos"`, `epochs=5`) or a group
+        with its fields (`optim={"momentum": 0.95}`). Raises UserError naming the field for an
+        unknown name or a value out of range.
+        """
+        values: dict[str, dict[str, Any]] = {}
+        for name, value in changes.items():
+            if isinstance(value, Mapping):
+                values.setdefault(name, {}).update(value)
+            elif name in SHORT_NAMES:
+                group, field = SHORT_NAMES[name].split(".")
+                if name == "epochs":
+                    value = f"{value:g} epochs"
+                values.setdefault(group, {})[field] = str(value) if field == "root" else value
+            else:
+                raise UserError(f"no setting {name!r}; the names are {', '.join(SHORT_NAMES)}")
+        return dataclasses.replace(
+            self,
+            **{
+                group: dataclasses.replace(getattr(self, group), **fields)
+                for group, fields in values.items()
+            },
+        )
+
+    def check(self) -> Config:
+        """Return the configuration itself if its fields go together.
+
+        Each field's own range is checked when its group is made. Raises UserError naming the field
+        that does not go with another one.
+        """
+        self.model.architecture(1)
+        augment, optim, engine, batch_size = (
+            self.augment,
+            self.optim,
+            self.engine,
+            self.run.batch_size,
+        )
+        mixing = augment.mixup > 0 or augment.cutmix > 0
+        rules = [
+            (augment.shift < augment.image_size, "augment.shift", "less than augment.image_size"),
+            (
+                optim.momentum > 0 or not optim.nesterov,
+                *("optim.nesterov", "a momentum above 0 beside it"),
+            ),
+            (
+                batch_size % optim.accumulate == 0,
+                *("optim.accumulate", f"a divisor of run.batch_size ({batch_size})"),
+            ),
+            (
+                batch_size % 2 == 0 or not mixing,
+                *("run.batch_size", "an even number with mixup or cutmix"),
+            ),
+            (
+                not engine.virtual_shards or (optim.accumulate == 1 and not engine.sync_bn),
+                "engine.virtual_shards",
+                "optim.accumulate 1 and no engine.sync_bn (a shard is the unit of both)",
+            ),
+        ]
+        for holds, name, expected in rules:
+            if not holds:
+                group, field = name.split(".")
+                value = getattr(getattr(self, group), field)
+                raise UserError(f"{name}: expected {expected}, got {value!r}")
+        return self

@@ -1,0 +1,57 @@
+"""Durations in epochs, steps or images, and their number of steps."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+_PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(epochs?|ep|steps?|images?)\s*", re.I)
+_EXPECTED = 'a number and a unit, such as "90 epochs", "5000 steps" or "1000000 images"'
+
+
+def duration_steps(text: str, steps_per_epoch: float, global_batch: int) -> float:
+    """Return `"90 epochs"`, `"5000 steps"` or `"1e6 images"` in steps, fractions kept.
+
+    An empty text is 0. Raises ValueError for any other text.
+    """
+    if not text:
+        return 0.0
+    match = _PATTERN.fullmatch(text)
+    if not match or not math.isfinite(float(match[1])):
+        raise ValueError(_EXPECTED)
+    value, unit = float(match[1]), match[2].lower()[0]
+    if unit == "e":
+        return value * steps_per_epoch
+    return value / global_batch if unit == "i" else value
+
+
+def whole_steps(text: str, steps_per_epoch: float, global_batch: int) -> int:
+    """Return `duration_steps` rounded up, after a tolerance of 1e-6 for rounding errors."""
+    return math.ceil(duration_steps(text, steps_per_epoch, global_batch) - 1e-6)
+
+
+def _check(text: str) -> str:
+    if not text:
+        raise ValueError(_EXPECTED)
+    duration_steps(text, 1.0, 1)
+    return text
+
+
+def _check_or_empty(text: str) -> str:
+    duration_steps(text, 1.0, 1)
+    return text
+
+
+def _check_positive(text: str) -> str:
+    if duration_steps(_check(text), 1.0, 1) <= 0:
+        raise ValueError("more than 0")
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_check)]
+OptionalDuration = Annotated[str, AfterValidator(_check_or_empty)]
+"""A duration, or an empty text for none."""
+PositiveDuration = Annotated[str, AfterValidator(_check_positive)]

@@ -1,0 +1,261 @@
+"""The groups of a run's configuration, each field with its range."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from ..model.architecture import MODEL_NAMES, Architecture, architecture
+from ..model.spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec, Interpolation
+from ..schema import Count, NonNegative, PositiveInt, Probability, Rate, checked
+from .durations import Duration, OptionalDuration, PositiveDuration
+
+EngineName = Literal["torch", "mindspore"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def known_model(name: str) -> str:
+    if name not in MODEL_NAMES:
+        raise ValueError(f"one of {', '.join(MODEL_NAMES)}")
+    return name
+
+
+def ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("low <= high")
+    return pair
+
+
+def size_or_zero(side: int) -> int:
+    if side != 0 and side < 32:
+        raise ValueError("0 (same as image_size) or 32 or more")
+    return side
+
+
+@checked("model")
+class ModelConfig:
+    """Which network of the family. A field left at `None` is as the name says."""
+
+    name: Annotated[str, AfterValidator(known_model)] = "seresnext50_32x4d"
+    """One of the family; `seresnext doctor` lists it."""
+    drop_path: Rate = 0.0
+    """Stochastic depth: rate of the last block, growing linearly from 0."""
+    dropout: Rate = 0.0
+    """Dropout rate before the classifier."""
+    zero_init_last_bn: bool = True
+    """Start every block as the identity."""
+    max_pool: Literal["torch", "same"] = "torch"
+    """Padding of the stem's max-pool; `same` for weights from the original zoo or mindcv."""
+    layers: tuple[int, int, int, int] | None = None
+    """Blocks per stage."""
+    cardinality: PositiveInt | None = None
+    """Groups of the 3x3 convolution."""
+    base_width: PositiveInt | None = None
+    """Channels per group in the first stage."""
+    se_reduction: PositiveInt | None = None
+    """Squeeze ratio of the SE module."""
+    stem: Literal["conv7", "deep"] | None = None
+    """One 7x7 convolution, or three 3x3."""
+    downsample: Literal["conv", "avg"] | None = None
+    """Shortcut: strided 1x1, or average pool then 1x1."""
+
+    def architecture(self, num_classes: int) -> Architecture:
+        """The network this describes, for `num_classes` classes."""
+        overrides = {k: v for k, v in vars(self).items() if k != "name" and v is not None}
+        return architecture(self.name, num_classes=num_classes, **overrides)
+
+
+@checked("data")
+class DataConfig:
+    """Where the images are and what to do about bad ones."""
+
+    root: str = ""
+    """Folder with `train/<class>/` and `val/<class>/` (or `validation/`, `test/`)."""
+    train: str = ""
+    """Training folder `<class>/`, instead of `root`/train."""
+    val: str = ""
+    """Validation folder `<class>/`, instead of `root`/val."""
+    workers: Count = 0
+    """Decoding threads; 0 means one per core. Never changes which sample is seen when, or how."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """`stop` at the first unreadable image, or `skip` it and list it in `RUN/bad-images.jsonl`.
+    Another image never takes its place."""
+    allow_empty_classes: bool = False
+    """Accept class folders without a single image."""
+    follow_links: bool = False
+    """Follow links to files and folders, also out of the data folder; a loop is refused."""
+    max_pixels: PositiveInt = 100_000_000
+    """Larger images are refused from their header."""
+    drop_last: bool = False
+    """False: epochs follow each other without a gap and a batch may span two, so no image is
+    dropped. True: the incomplete last batch of an epoch is dropped (the original's rule)."""
+    allow_change: bool = False
+    """Resume although the data no longer matches the checkpoint's fingerprint."""
+
+
+@checked("augment")
+class AugmentConfig:
+    """Training augmentation, in the order in which it is applied, and evaluation preprocessing."""
+
+    image_size: Annotated[int, Field(ge=32)] = 224
+    """Side of training images, pixels (32 or more)."""
+    crop_scale: Annotated[tuple[Share, Share], AfterValidator(ordered)] = (0.08, 1.0)
+    """Random-resized crop: share of the image's area. (1, 1) resizes the whole image."""
+    crop_ratio: Annotated[tuple[Positive, Positive], AfterValidator(ordered)] = (3 / 4, 4 / 3)
+    """Random-resized crop: range of the aspect ratio, drawn log-uniformly."""
+    shift: Count = 0
+    """Random translation by up to this many pixels, edges repeated (small images, digits)."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Random rotation by up to this many degrees, edges repeated."""
+    hflip: Probability = 0.5
+    """Probability of a horizontal flip."""
+    color_jitter: tuple[
+        Probability, Probability, Probability, Annotated[float, Field(ge=0, le=0.5)]
+    ] = (0.4, 0.4, 0.4, 0.1)
+    """Strength of brightness, contrast, saturation and hue jitter; 0 is off."""
+    erase: Probability = 0.0
+    """Probability of random erasing (arXiv:1708.04896)."""
+    mixup: NonNegative = 0.0
+    """Alpha of mixup (arXiv:1710.09412); 0 is off."""
+    cutmix: NonNegative = 0.0
+    """Alpha of CutMix (arXiv:1905.04899); 0 is off. With both, each pair draws one of them."""
+    eval_image_size: Annotated[int, AfterValidator(size_or_zero)] = 0
+    """Side of evaluation images, pixels; 0 means `image_size`."""
+    eval_crop_ratio: Share = 0.875
+    """Evaluation: short side is resized to size / ratio, then the centre is cropped."""
+    eval_interpolation: Interpolation = "bicubic"
+    """Evaluation: resize filter (antialiased, Pillow's)."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Channel means that normalise pixels in 0..1."""
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    """Channel standard deviations that normalise pixels in 0..1."""
+
+    def input_spec(self) -> InputSpec:
+        """The evaluation preprocessing that travels with the trained model."""
+        return InputSpec(
+            image_size=self.eval_image_size or self.image_size,
+            crop_ratio=self.eval_crop_ratio,
+            interpolation=self.eval_interpolation,
+            mean=self.mean,
+            std=self.std,
+        )
+
+
+@checked("loss")
+class LossConfig:
+    """Cross-entropy."""
+
+    label_smoothing: Rate = 0.1
+    """Share of the target spread over all classes (arXiv:1512.00567)."""
+    smoothing_off_target: bool = False
+    """Spread over the other K-1 classes only (the original zoo's rule) instead of all K."""
+
+
+@checked("optim")
+class OptimConfig:
+    """SGD and weight averaging. BN and biases have no weight decay."""
+
+    lr_per_256: NonNegative = 0.1
+    """Learning rate per 256 images of global batch; scaled linearly (arXiv:1706.02677)."""
+    momentum: Rate = 0.9
+    """SGD momentum: v = momentum * v + g; w = w - lr * v."""
+    nesterov: bool = False
+    """Nesterov momentum: w = w - lr * (g + momentum * v)."""
+    weight_decay: NonNegative = 1e-4
+    """L2 penalty on kernels and matrices, added to the gradient."""
+    clip_norm: NonNegative = 0.0
+    """Scale gradients down to this global L2 norm; 0 is off."""
+    accumulate: PositiveInt = 1
+    """Cut each batch into this many pieces to save memory. The update still sees `batch_size`
+    images; BN statistics are per piece."""
+    ema_decay: Rate = 0.0
+    """Exponential moving average of the weights, used for evaluation and shipped; 0 is off.
+    The decay of update t is min(ema_decay, (1 + t) / (10 + t))."""
+
+
+@checked("schedule")
+class ScheduleConfig:
+    """Learning rate over the run: linear warmup, then `kind`."""
+
+    kind: Literal["cosine", "step", "linear", "constant"] = "cosine"
+    """Shape after the warmup."""
+    warmup: Duration = "5 epochs"
+    """Duration of the linear warmup; part of the run's duration."""
+    final_lr_ratio: Probability = 0.0
+    """Cosine and linear end at this share of the peak."""
+    milestones: tuple[Duration, ...] = ("30 epochs", "60 epochs", "90 epochs")
+    """Step: durations after which the rate is multiplied by `gamma`."""
+    gamma: float = 0.1
+    """Step: factor at each milestone."""
+    per_epoch: bool = False
+    """Hold the rate constant within an epoch after the warmup (the original zoo's curve)."""
+    cosine_period: OptionalDuration = ""
+    """Cosine: duration of half a period, counted from the start of the run; empty means the
+    run. Shorter than the run, the rate rises again afterwards (the original zoo's T_max)."""
+
+
+@checked("engine")
+class EngineConfig:
+    """What computes, and how."""
+
+    name: EngineName = "torch"
+    """Framework."""
+    device: str = "auto"
+    """torch: auto, cpu, cuda, cuda:N, npu, npu:N, mps. mindspore: auto, cpu, ascend, ascend:N."""
+    precision: Precision = "fp32"
+    """Arithmetic of convolutions and matrix products; weights and BN statistics stay float32."""
+    fp16_batch_norm: bool = False
+    """Run BN in half precision too (MindSpore's O3, as the original did)."""
+    loss_scale: NonNegative = 0.0
+    """Fixed loss scale for fp16; 0 means dynamic (where the device can)."""
+    channels_last: bool = True
+    """torch: NHWC memory layout."""
+    compile: bool = False
+    """torch: compile the step with `torch.compile`."""
+    threads: Count = 0
+    """Compute threads on the CPU; 0 means the framework's choice, an equal share of the cores
+    where several processes share a machine, and 1 with virtual shards."""
+    sync_bn: bool = False
+    """Batch statistics over all ranks instead of per rank."""
+    virtual_shards: Count = 0
+    """Cut each global batch into this many shards, each with its own BN statistics and noise,
+    combined in order: any world size that divides it gives the same bits on CPU. 0 is off."""
+
+
+@checked("run")
+class RunConfig:
+    """Length, bookkeeping and safety of a run."""
+
+    out: Annotated[str, Field(min_length=1)] = "runs/latest"
+    """Run folder: config, logs, checkpoints, finished model."""
+    duration: PositiveDuration = "90 epochs"
+    """Length of the run: epochs, steps or images."""
+    batch_size: PositiveInt = 128
+    """Images per device and update."""
+    seed: int = 0
+    """Seeds weights, order, augmentation and noise."""
+    resume: str = "auto"
+    """`auto` (newest valid checkpoint of the run folder), `never`, or a checkpoint folder."""
+    pretrained: str = ""
+    """Start from these weights: a run, model folder, .safetensors or .pth (weights only)."""
+    log_every: Duration = "20 steps"
+    """How often metrics are fetched from the device and logged."""
+    eval_every: OptionalDuration = "1 epochs"
+    """How often the validation set is evaluated; empty means only at the end."""
+    save_every: Duration = "1 epochs"
+    """How often a checkpoint is written."""
+    keep_checkpoint_max: PositiveInt = 3
+    """Newest checkpoints kept; the best one is kept besides."""
+    early_stop: Count = 0
+    """Stop after this many evaluations without a better top-1; 0 is off."""
+    max_bad_steps: PositiveInt = 10
+    """Stop after this many steps in a row whose loss or gradient is not finite."""
+    rank_timeout: Annotated[float, Field(ge=5)] = 15.0
+    """Seconds without a sign of life after which one of several processes counts as lost and the
+    others end. Slow is not silent: compiling or waiting for data counts as life."""
+    eval_batch_size: Count = 0
+    """Images per evaluation batch and device; 0 means `batch_size`."""

@@ -1,0 +1,118 @@
+"""Frozen dataclasses whose fields are checked when they are made, and read from JSON.
+
+pydantic checks types, ranges and unknown names; its errors become a UserError that names the field,
+what was expected and what was found. Ranges stand in the annotations, beside the fields:
+
+    @checked("optim")
+    class OptimConfig:
+        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+"""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from .errors import UserError
+
+T = TypeVar("T")
+
+Count = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+"""A share that must leave something over."""
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_KINDS = {
+    "int_type": "whole number",
+    "int_from_float": "whole number",
+    "float_type": "number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "dataclass_type": "a group of fields",
+    "dataclass_exact_type": "a group of fields",
+    "finite_number": "a finite number",
+    "greater_than_equal": "{ge:g} or more",
+    "greater_than": "more than {gt:g}",
+    "less_than_equal": "{le:g} or less",
+    "less_than": "less than {lt:g}",
+}
+"""pydantic's type of error -> what was expected."""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
+def checked(name: str) -> Callable[[type[T]], type[T]]:
+    """Make a frozen dataclass that raises UserError for a value of the wrong type or range.
+
+    `name` precedes the field's name in messages ("optim.momentum"); empty for none.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        def check(cls: Any, data: Any, build: Callable[[Any], Any]) -> Any:
+            if isinstance(data, dict):  # from JSON, which has no tuples
+                data = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+            try:
+                return build(data)
+            except ValidationError as error:
+                raise UserError(_explain(cls, name, error)) from None
+
+        validator = model_validator(mode="wrap")(classmethod(check))  # type: ignore[arg-type]
+        setattr(cls, "_check", validator)  # noqa: B010 (pydantic looks for it there)
+        return cast(type[T], dataclass(frozen=True, config=_STRICT)(cls))
+
+    return decorate
+
+
+def from_dict(cls: type[T], data: Any, name: str = "") -> T:
+    """Build a checked dataclass from plain data, as JSON has it.
+
+    Raises UserError naming the field (below `name`) for an unknown name or a wrong value.
+    """
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(data))
+    except ValidationError as error:  # of what is not a group at all
+        raise UserError(_explain(cls, name or "config", error)) from None
+
+
+def _explain(cls: Any, group: str, error: ValidationError) -> str:
+    """The first problem on one line: field, what was expected, what was found."""
+    first = error.errors(include_url=False)[0]
+    kind, context = first["type"], first.get("ctx", {})
+    field = str(first["loc"][0]) if first["loc"] else ""
+    name = ".".join(part for part in (group, field) if part)
+    hints = typing.get_type_hints(cls) if hasattr(cls, "__annotations__") else {}
+    if kind == "unexpected_keyword_argument":
+        return f"{name}: no such field; the fields here are {', '.join(hints)}"
+    if kind in ("missing", "missing_argument") and len(first["loc"]) == 1:
+        return f"{name}: missing"
+    if kind == "literal_error":
+        expected = f"one of {', '.join(map(str, typing.get_args(_plain(hints[field]))))}"
+    elif kind in ("missing", "too_long", "tuple_type"):
+        expected = _tuple(hints[field])
+    elif kind == "value_error":
+        expected = str(context["error"])
+    elif kind in _KINDS:
+        expected = _KINDS[kind].format(**context)
+    else:
+        expected = first["msg"].removeprefix("Input should be ")
+    return f"{name}: expected {expected}, got {first['input']!r}"
+
+
+def _plain(hint: Any) -> Any:
+    """The type without None beside it."""
+    options = [a for a in typing.get_args(hint) if a is not type(None)]
+    return options[0] if type(None) in typing.get_args(hint) else hint
+
+
+def _tuple(hint: Any) -> str:
+    """What a tuple should hold: "3 numbers", "a list of texts"."""
+    args = typing.get_args(_plain(hint))
+    kind = {int: "whole number", float: "number", str: "text"}[args[0]]
+    return f"a list of {kind}s" if args[-1] is Ellipsis else f"{len(args)} {kind}s"
