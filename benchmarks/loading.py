@@ -68,10 +68,10 @@ def write_photos(folder: Path, count: int = 200) -> None:
 def ours(threads: int, folder: Path) -> Iterator[np.ndarray]:
     from seresnext.config import AugmentConfig, DataConfig
     from seresnext.data.loader import BadImages, train_batches
-    from seresnext.data.sources.folder import image_folder
+    from seresnext.data.sources import open_source
 
     batches = train_batches(
-        image_folder(folder),
+        open_source(folder),
         DataConfig(workers=threads),
         AugmentConfig(image_size=SIZE, crop_scale=AREA, crop_ratio=RATIO, color_jitter=(0,) * 4),
         seed=0,

@@ -13,7 +13,7 @@ import numpy as np
 from .batch import Batch
 from .config import DataConfig
 from .data.loader import BadImages, eval_batches
-from .data.sources.folder import evaluation_folder, image_folder
+from .data.sources import open_evaluation
 from .errors import UserError
 from .runtimes.base import Runtime
 from .training.metrics import Metrics, MetricSums
@@ -61,11 +61,8 @@ def evaluate_folder(
     if batch_size < 1:
         raise UserError(f"--batch-size: expected 1 or more, got {batch_size}")
     report = BadImages(None)
-    source = image_folder(
-        evaluation_folder(data), class_names=model.spec.class_names, allow_empty_classes=True
-    )
     batches = eval_batches(
-        source,
+        open_evaluation(data, model.spec.class_names),
         model.spec.input,
         DataConfig(workers=workers, on_bad_image=on_bad_image),
         batch_size=batch_size,

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seresnext.config import DataConfig
 from seresnext.data.demo import IMAGES, write_digits
-from seresnext.data.sources.folder import image_folder, split_folders
+from seresnext.data.sources import open_source, split_paths
 from seresnext.errors import UserError
 
 
@@ -18,17 +19,17 @@ def test_is_scikit_learns_set(tmp_path: Path) -> None:
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     out = tmp_path / "data" / "digits"
     write_digits(out)
-    train, val = split_folders(str(out))
+    train, val = split_paths(DataConfig(root=str(out)))
     assert val is not None
-    sources = [image_folder(train), image_folder(val)]
+    sources = [open_source(train), open_source(val)]
     assert [len(s) for s in sources] == [1442, 355]
     seen = set()
     for source in sources:
         assert source.class_names == tuple("0123456789")
         for i in range(len(source)):
-            name, label = source.name(i), int(source.labels[i])
+            name, label = source.describe(i), int(source.labels[i])
             number = int(Path(name).stem.removeprefix("digit-"))
-            image = np.asarray(Image.open(source.root / name))
+            image = np.asarray(Image.open(name))
             assert np.array_equal(image, np.rint(digits.images[number] * 255 / 16))
             assert digits.target[number] == label
             seen.add(number)
@@ -43,7 +44,7 @@ def test_same_each_time_and_nothing_the_second(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     write_digits(tmp_path / "a")
     write_digits(tmp_path / "b")
-    prints = [image_folder(tmp_path / x / "train").fingerprint() for x in "ab"]
+    prints = [open_source(tmp_path / x / "train").fingerprint() for x in "ab"]
     assert prints[0] == prints[1]
     before = (tmp_path / "a").stat()
     write_digits(tmp_path / "a")

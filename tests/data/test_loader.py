@@ -24,7 +24,7 @@ from seresnext.data.decode import decode_image
 from seresnext.data.loader import BadImages, eval_batches, train_batches
 from seresnext.data.order import SampleOrder, batch_seed, sample_rng
 from seresnext.data.preprocess import preprocess
-from seresnext.data.sources.folder import ImageFolder, Sample, image_folder
+from seresnext.data.sources import Sample, Source, open_source
 from seresnext.errors import UserError
 from seresnext.model.spec import InputSpec
 
@@ -36,8 +36,8 @@ ARRAYS = ("images", "labels", "mixed_labels", "mix", "mask", "index")
 
 
 @pytest.fixture
-def source(folder: Path) -> ImageFolder:
-    return image_folder(folder)
+def source(folder: Path) -> Source:
+    return open_source(folder)
 
 
 def train(source, steps: int, augment: AugmentConfig = MIX, workers: int = 2, **options):
@@ -69,7 +69,7 @@ def same(a: list[Batch], b: list[Batch]) -> bool:
 
 
 class TestTraining:
-    def test_shapes_and_types(self, source: ImageFolder) -> None:
+    def test_shapes_and_types(self, source: Source) -> None:
         for batch in train(source, 3, batch_size=4):
             assert batch.images.shape == (4, 32, 32, 3)
             assert batch.images.dtype == np.uint8
@@ -79,7 +79,7 @@ class TestTraining:
             assert batch.index.dtype == np.int64
             assert batch.mask.all()
 
-    def test_is_source_order_and_augmentation_put_together(self, source: ImageFolder) -> None:
+    def test_is_source_order_and_augmentation_put_together(self, source: Source) -> None:
         order = SampleOrder(10, 3, 4)
         for step, batch in enumerate(train(source, 8, AUGMENT, batch_size=4)):
             assert batch.seed == batch_seed(3, step)
@@ -94,13 +94,13 @@ class TestTraining:
                 assert batch.mix[row] == 1
 
     @pytest.mark.parametrize("batch_size", [2, 6, 22])
-    def test_number_of_threads_changes_nothing(self, source: ImageFolder, batch_size: int) -> None:
+    def test_number_of_threads_changes_nothing(self, source: Source, batch_size: int) -> None:
         one = train(source, 3, workers=1, batch_size=batch_size)
         for workers in (0, 2, 5):
             assert same(one, train(source, 3, workers=workers, batch_size=batch_size))
 
     @pytest.mark.parametrize("drop_last", [False, True])
-    def test_resume_is_the_tail(self, source: ImageFolder, drop_last: bool) -> None:
+    def test_resume_is_the_tail(self, source: Source, drop_last: bool) -> None:
         data = DataConfig(drop_last=drop_last)
         whole = train(source, 9, batch_size=4, data=data)
         for step in (1, 3, 8):
@@ -109,7 +109,7 @@ class TestTraining:
             )
 
     @pytest.mark.parametrize("world_size", [2, 3, 6])
-    def test_ranks_together_are_one_process(self, source: ImageFolder, world_size: int) -> None:
+    def test_ranks_together_are_one_process(self, source: Source, world_size: int) -> None:
         whole = train(source, 5, batch_size=12)
         ranks = [
             train(source, 5, rank=r, world_size=world_size, batch_size=12 // world_size)
@@ -120,7 +120,7 @@ class TestTraining:
                 parts = [getattr(rank[step], name) for rank in ranks]
                 assert np.array_equal(np.concatenate(parts), getattr(batch, name)), name
 
-    def test_noise_seeds_are_those_of_the_pieces(self, source: ImageFolder) -> None:
+    def test_noise_seeds_are_those_of_the_pieces(self, source: Source) -> None:
         """Cut into four pieces by one rank, or two by each of two: the same four seeds."""
         (one,) = train(source, 1, batch_size=8, shards=4)
         two = [train(source, 1, batch_size=4, rank=r, world_size=2, shards=2)[0] for r in range(2)]
@@ -128,10 +128,10 @@ class TestTraining:
         assert seeds == [piece.seed for piece in one.split(4)]
         assert len(set(seeds)) == 4
 
-    def test_other_seed_other_batches(self, source: ImageFolder) -> None:
+    def test_other_seed_other_batches(self, source: Source) -> None:
         assert not same(train(source, 1, batch_size=8), train(source, 1, batch_size=8, seed=4))
 
-    def test_mixing_pairs_neighbours(self, source: ImageFolder) -> None:
+    def test_mixing_pairs_neighbours(self, source: Source) -> None:
         plain = train(source, 6, AUGMENT, batch_size=4)
         mixed = train(source, 6, MIX, batch_size=4)
         for a, b in zip(plain, mixed, strict=True):
@@ -140,11 +140,11 @@ class TestTraining:
             assert b.mix[0] == b.mix[1] != b.mix[2] == b.mix[3]
             assert ((b.mix >= 0) & (b.mix <= 1)).all()
 
-    def test_drop_last_needs_a_whole_batch(self, source: ImageFolder) -> None:
+    def test_drop_last_needs_a_whole_batch(self, source: Source) -> None:
         with pytest.raises(UserError, match=r"10 images and a global batch of 12.*at most 10"):
             train(source, 1, batch_size=6, world_size=2, data=DataConfig(drop_last=True))
 
-    def test_memory_does_not_grow_with_the_run(self, source: ImageFolder) -> None:
+    def test_memory_does_not_grow_with_the_run(self, source: Source) -> None:
         """Batches are made a few ahead, not as many as there are."""
         made = Counting(source)
         batches = train_batches(
@@ -159,11 +159,11 @@ class TestTraining:
 class Counting:
     """A source that counts what is read from it."""
 
-    def __init__(self, source: ImageFolder) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
-        self.root = source.root
         self.class_names = source.class_names
-        self.name = source.name
+        self.labels = source.labels
+        self.describe = source.describe
         self.fingerprint = source.fingerprint
         self.count = 0
 
@@ -179,7 +179,7 @@ class TestEvaluation:
     @pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 64])
     @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 12])
     def test_every_image_exactly_once(
-        self, source: ImageFolder, batch_size: int, world_size: int
+        self, source: Source, batch_size: int, world_size: int
     ) -> None:
         expected = {
             i: preprocess(decode_image(source[i].data, max_pixels=10**6), SPEC) for i in range(10)
@@ -203,12 +203,12 @@ class TestEvaluation:
         assert sorted(seen) == list(range(10))
         assert len(counts) == 1  # so that ranks may meet after each batch
 
-    def test_padding_is_the_mean_color(self, source: ImageFolder) -> None:
+    def test_padding_is_the_mean_color(self, source: Source) -> None:
         (batch,) = evaluate(source, 16)
         assert (batch.images[10:] == (124, 116, 104)).all()
         assert batch.index[10:].tolist() == [-1] * 6
 
-    def test_number_of_threads_changes_nothing(self, source: ImageFolder) -> None:
+    def test_number_of_threads_changes_nothing(self, source: Source) -> None:
         one = evaluate(source, 3, DataConfig(workers=1))
         for workers in (0, 4):
             assert same(one, evaluate(source, 3, DataConfig(workers=workers)))
@@ -225,12 +225,8 @@ def bad(folder: Path) -> dict[str, str]:
     return {str(folder / name): reason for name, reason in reasons.items()}
 
 
-def path(source: ImageFolder, index: int) -> str:
-    return str(source.root / source.name(index))
-
-
 class TestBadImages:
-    def test_stop_names_file_and_reason(self, source: ImageFolder, bad: dict[str, str]) -> None:
+    def test_stop_names_file_and_reason(self, source: Source, bad: dict[str, str]) -> None:
         for run in (lambda: train(source, 9, batch_size=4), lambda: evaluate(source, 4)):
             with pytest.raises(UserError) as caught:
                 run()
@@ -239,29 +235,29 @@ class TestBadImages:
             assert "--data.on-bad-image skip" in message
 
     def test_skip_masks_the_row_and_puts_nothing_in_its_place(
-        self, source: ImageFolder, bad: dict[str, str], tmp_path: Path
+        self, source: Source, bad: dict[str, str], tmp_path: Path
     ) -> None:
         report = BadImages(tmp_path / "bad-images.jsonl")
         batches = train(source, 5, MIX, batch_size=4, data=SKIP, report=report)
-        good = train(image_folder(source.root), 5, batch_size=4, data=SKIP)
+        good = train(source, 5, batch_size=4, data=SKIP)
         assert same(batches, good)
         order = SampleOrder(10, 3, 4)
         for step, batch in enumerate(batches):
             samples = [order.sample(p)[1] for p in order.positions(step)]
             assert batch.index.tolist() == samples
             for row, index in enumerate(samples):
-                assert batch.mask[row] == (path(source, index) not in bad)
+                assert batch.mask[row] == (source.describe(index) not in bad)
                 other = samples[row ^ 1]
-                if path(source, index) in bad:
+                if source.describe(index) in bad:
                     assert (batch.images[row] == (124, 116, 104)).all()
-                elif path(source, other) in bad:  # nothing to mix with
+                elif source.describe(other) in bad:  # nothing to mix with
                     assert batch.mix[row] == 1
                     assert batch.mixed_labels[row] == batch.labels[row]
         assert report.count == 3
         assert sorted(report.names()) == sorted(bad)
 
     def test_report_lists_each_once(
-        self, source: ImageFolder, bad: dict[str, str], tmp_path: Path
+        self, source: Source, bad: dict[str, str], tmp_path: Path
     ) -> None:
         listed = tmp_path / "run" / "bad-images.jsonl"
         for _ in range(2):  # a run, then its continuation
@@ -272,21 +268,19 @@ class TestBadImages:
         assert len(lines) == 3
         for line in lines:
             assert set(line) == {"file", "index", "reason"}
-            assert path(source, line["index"]) == line["file"]
+            assert source.describe(line["index"]) == line["file"]
             assert bad[line["file"]] in line["reason"]
 
-    def test_evaluation_counts_unread_images(
-        self, source: ImageFolder, bad: dict[str, str]
-    ) -> None:
+    def test_evaluation_counts_unread_images(self, source: Source, bad: dict[str, str]) -> None:
         report = BadImages()
         batches = evaluate(source, 4, SKIP, report=report)
         index = np.concatenate([b.index for b in batches])
         mask = np.concatenate([b.mask for b in batches])
         assert sorted(index[index >= 0]) == list(range(10))
-        assert {path(source, int(i)) for i in index[~mask & (index >= 0)]} == set(bad)
+        assert {source.describe(int(i)) for i in index[~mask & (index >= 0)]} == set(bad)
         assert report.count == 3
 
-    def test_vanished_file(self, source: ImageFolder, folder: Path) -> None:
+    def test_vanished_file(self, source: Source, folder: Path) -> None:
         (folder / "2" / "0.png").unlink()
         with pytest.raises(UserError, match=r"cannot read image .*/2/0\.png: No such file"):
             evaluate(source, 4)
@@ -294,7 +288,7 @@ class TestBadImages:
         evaluate(source, 4, SKIP, report=report)
         assert report.names() == [str(folder / "2" / "0.png")]
 
-    def test_too_many_pixels(self, source: ImageFolder) -> None:
+    def test_too_many_pixels(self, source: Source) -> None:
         with pytest.raises(UserError, match=r"pixels; at most 100 are read"):
             evaluate(source, 4, DataConfig(max_pixels=100))
 
@@ -340,7 +334,7 @@ class TestBadImages:
 class Broken(Counting):
     """Fails at one image the way a bug would."""
 
-    def __init__(self, source: ImageFolder, error: BaseException) -> None:
+    def __init__(self, source: Source, error: BaseException) -> None:
         super().__init__(source)
         self.error = error
 
@@ -365,14 +359,14 @@ def settles(before: set[threading.Thread]) -> bool:
 class TestThreads:
     @pytest.mark.parametrize("error", [RuntimeError("a bug"), MemoryError(), SystemExit(3)])
     def test_a_failing_thread_fails_the_consumer(
-        self, source: ImageFolder, error: BaseException
+        self, source: Source, error: BaseException
     ) -> None:
         before = threads()
         with pytest.raises(type(error)):
             train(Broken(source, error), 9, batch_size=4, data=SKIP)
         assert settles(before)
 
-    def test_closing_ends_them(self, source: ImageFolder) -> None:
+    def test_closing_ends_them(self, source: Source) -> None:
         before = threads()
         batches = train_batches(
             source, DataConfig(workers=3), MIX, seed=0, batch_size=4, report=BadImages()
@@ -382,12 +376,12 @@ class TestThreads:
         batches.close()
         assert settles(before)
 
-    def test_the_end_ends_them(self, source: ImageFolder) -> None:
+    def test_the_end_ends_them(self, source: Source) -> None:
         before = threads()
         evaluate(source, 4, DataConfig(workers=3))
         assert settles(before)
 
-    def test_forgetting_ends_them(self, source: ImageFolder) -> None:
+    def test_forgetting_ends_them(self, source: Source) -> None:
         before = threads()
 
         def forget() -> Iterator[Batch]:
@@ -407,8 +401,8 @@ class TestThreads:
             "from pathlib import Path\n"
             "from seresnext.config import AugmentConfig, DataConfig\n"
             "from seresnext.data.loader import BadImages, train_batches\n"
-            "from seresnext.data.sources.folder import image_folder\n"
-            "batches = train_batches(image_folder(Path(sys.argv[1])), DataConfig(workers=4),\n"
+            "from seresnext.data.sources import open_source\n"
+            "batches = train_batches(open_source(Path(sys.argv[1])), DataConfig(workers=4),\n"
             "    AugmentConfig(image_size=32), seed=0, batch_size=32, report=BadImages())\n"
             "print(next(batches).mask.all())\n"
         )
@@ -423,7 +417,7 @@ class TestThreads:
 def test_one_pixel_image(tmp_path: Path, encode: Callable[..., bytes]) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.png").write_bytes(encode(Image.new("RGB", (1, 1), (9, 8, 7))))
-    source = image_folder(tmp_path)
+    source = open_source(tmp_path)
     (batch,) = evaluate(source, 1)
     assert (batch.images == (9, 8, 7)).all()
     (batch,) = train(source, 1, replace(AUGMENT, erase=0, color_jitter=(0,) * 4), batch_size=1)

@@ -6,16 +6,22 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from seresnext.data.sources.folder import (
+from seresnext.config import DataConfig
+from seresnext.data.sources import (
     Source,
-    evaluation_folder,
+    Subset,
+    evaluation_path,
     image_files,
-    image_folder,
     image_list,
-    split_folders,
+    open_evaluation,
+    open_source,
+    open_splits,
+    split_paths,
 )
+from seresnext.data.sources.folder import image_folder
 from seresnext.errors import UserError
 
 
@@ -32,7 +38,11 @@ class SourceContract:
         assert {source[i].data for i in range(10)} == files
         for i in range(10):
             assert source[i] == source[i]
-            assert source[i].name == source.name(i)
+
+    def test_describes_where_an_image_is(self, folder: Path) -> None:
+        source = self.source(folder)
+        for i in range(10):
+            assert Path(source.describe(i)).read_bytes() == source[i].data
 
     def test_many_threads_read_at_once(self, folder: Path) -> None:
         source = self.source(folder)
@@ -46,23 +56,33 @@ class SourceContract:
             label = source[i].label
             known = label >= 0
             assert known == bool(source.class_names)
-            assert not known or source.class_names[label] == Path(source.name(i)).parts[-2]
+            assert not known or source.class_names[label] == Path(source.describe(i)).parts[-2]
+
+    def test_labels_are_known_without_reading(self, folder: Path) -> None:
+        source = self.source(folder)
+        labels = [source[i].label for i in range(10)]
+        for path in folder.glob("*/*"):
+            path.unlink()
+        assert source.labels.tolist() == labels
+        assert source.labels.dtype == np.int32
 
     def test_index_out_of_range(self, folder: Path) -> None:
         source = self.source(folder)
         for index in (10, -1):
             with pytest.raises(IndexError):
                 source[index]
+            with pytest.raises(IndexError):
+                source.describe(index)
 
-    def test_names_differ(self, folder: Path) -> None:
+    def test_descriptions_differ(self, folder: Path) -> None:
         source = self.source(folder)
-        assert len({source.name(i) for i in range(10)}) == 10
+        assert len({source.describe(i) for i in range(10)}) == 10
 
     def test_vanished_file_is_an_os_error(self, folder: Path) -> None:
         source = self.source(folder)
         for path in folder.glob("10/*"):
             path.unlink()
-        index = next(i for i in range(10) if Path(source.name(i)).parts[-2] == "10")
+        index = next(i for i in range(10) if Path(source.describe(i)).parts[-2] == "10")
         with pytest.raises(OSError, match="No such file"):
             source[index]
 
@@ -84,7 +104,7 @@ class SourceContract:
 
 class TestImageFolder(SourceContract):
     def source(self, folder: Path) -> Source:
-        return image_folder(folder)
+        return open_source(folder)
 
 
 class TestImageList(SourceContract):
@@ -92,11 +112,32 @@ class TestImageList(SourceContract):
         return image_list(image_files([folder]))
 
 
+class TestSubset(SourceContract):
+    def source(self, folder: Path) -> Source:
+        whole = open_source(folder)
+        return Subset(whole, range(len(whole))[::-1])
+
+    def test_takes_the_given_images_in_the_given_order(self, folder: Path) -> None:
+        whole = open_source(folder)
+        part = Subset(whole, [7, 0, 9])
+        assert [part[i] for i in range(3)] == [whole[7], whole[0], whole[9]]
+        assert [part.describe(i) for i in range(3)] == [whole.describe(i) for i in (7, 0, 9)]
+        assert part.labels.tolist() == [1, 0, 2]
+        assert part.class_names == whole.class_names
+        prints = {Subset(whole, i).fingerprint() for i in ([7, 0, 9], [0, 7, 9], [7, 0])}
+        assert len(prints | {whole.fingerprint()}) == 4
+
+
+def names(source: Source, folder: Path) -> list[str]:
+    """Where the images are, relative to `folder`."""
+    return [str(Path(source.describe(i)).relative_to(folder)) for i in range(len(source))]
+
+
 class TestLayout:
     def test_classes_are_sorted_by_name_once(self, folder: Path) -> None:
         source = image_folder(folder)
         assert source.class_names == ("10", "2", "ant")
-        assert [source.name(i) for i in range(6)] == [
+        assert names(source, folder)[:6] == [
             *("10/0.png", "10/1.JPG", "10/2.webp", "10/3.png", "10/4.JPG"),
             "2/0.png",
         ]
@@ -112,16 +153,26 @@ class TestLayout:
             image_folder(folder, class_names=("10", "ant"))
 
     def test_class_names_enter_the_fingerprint(self, folder: Path) -> None:
-        names = ("10", "2", "ant")
+        classes = ("10", "2", "ant")
         plain = image_folder(folder).fingerprint()
-        assert plain == image_folder(folder, class_names=names).fingerprint()
-        assert plain != image_folder(folder, class_names=(*names, "bee")).fingerprint()
+        assert plain == image_folder(folder, class_names=classes).fingerprint()
+        assert plain != image_folder(folder, class_names=(*classes, "bee")).fingerprint()
+
+    def test_golden_fingerprint(self, tmp_path: Path) -> None:
+        """Of version 0.1.0, whose checkpoints hold it."""
+        for name, data in (("b/2.png", b"22"), ("a/x/1.jpg", b"1"), ("a/0.webp", b"")):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        assert image_folder(tmp_path).fingerprint() == (
+            "d28e9e25aa715f7e67409ae9f31c0ce39627586842c5fc2ba8a16ad493fde219"
+        )
 
     def test_images_in_deeper_folders(self, folder: Path) -> None:
         deep = folder / "ant" / "a" / "b"
         deep.mkdir(parents=True)
         (folder / "2" / "0.png").rename(deep / "0.png")
-        assert "ant/a/b/0.png" in {image_folder(folder).name(i) for i in range(10)}
+        assert "ant/a/b/0.png" in names(image_folder(folder), folder)
 
     def test_hidden_and_other_files_are_passed_over(self, folder: Path) -> None:
         for name in (".DS_Store", "._0.jpg", "boxes.txt", "README"):
@@ -181,12 +232,13 @@ class TestLayout:
     def test_file_name_that_is_not_utf8(self, folder: Path) -> None:
         os.rename(folder / "ant" / "0.png", os.fsencode(folder) + b"/ant/\xff.png")
         source = image_folder(folder)
-        assert os.fsencode(source[9].name) == b"ant/\xff.png"
+        assert os.fsencode(source.describe(9)) == os.fsencode(folder) + b"/ant/\xff.png"
+        assert source[9].label == 2
 
     def test_paths_are_kept_compactly(self, folder: Path) -> None:
         source = image_folder(folder)
-        names = [source.name(i) for i in range(10)]
-        assert len(source._paths) + source._ends.nbytes == len("".join(names)) + 80
+        length = len("".join(names(source, folder)))
+        assert len(source._paths) + source._ends.nbytes == length + 80
 
 
 class TestLinks:
@@ -242,34 +294,55 @@ class TestSplits:
     def test_below_one_folder(self, tmp_path: Path, name: str) -> None:
         for split in ("train", name):
             (tmp_path / split).mkdir()
-        assert split_folders(str(tmp_path)) == (tmp_path / "train", tmp_path / name)
-        assert evaluation_folder(tmp_path) == tmp_path / name
+        data = DataConfig(root=str(tmp_path))
+        assert split_paths(data) == (tmp_path / "train", tmp_path / name)
+        assert evaluation_path(tmp_path) == tmp_path / name
 
     def test_val_before_test(self, tmp_path: Path) -> None:
         for split in ("train", "test", "val"):
             (tmp_path / split).mkdir()
-        assert split_folders(str(tmp_path))[1] == tmp_path / "val"
+        assert split_paths(DataConfig(root=str(tmp_path)))[1] == tmp_path / "val"
 
     def test_without_validation(self, tmp_path: Path) -> None:
         (tmp_path / "train").mkdir()
-        assert split_folders(str(tmp_path)) == (tmp_path / "train", None)
-        assert evaluation_folder(tmp_path / "train") == tmp_path / "train"
+        assert split_paths(DataConfig(root=str(tmp_path))) == (tmp_path / "train", None)
+        assert evaluation_path(tmp_path / "train") == tmp_path / "train"
 
     def test_explicit_folders_win(self, tmp_path: Path) -> None:
         for name in ("train", "val", "a", "b"):
             (tmp_path / name).mkdir()
         a, b = tmp_path / "a", tmp_path / "b"
-        assert split_folders("", str(a), str(b)) == (a, b)
-        assert split_folders(str(tmp_path), str(a)) == (a, tmp_path / "val")
-        assert split_folders("", str(a)) == (a, None)
+        assert split_paths(DataConfig(train=str(a), val=str(b))) == (a, b)
+        assert split_paths(DataConfig(root=str(tmp_path), train=str(a))) == (a, tmp_path / "val")
+        assert split_paths(DataConfig(train=str(a))) == (a, None)
 
     def test_errors(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="give --data DIR"):
-            split_folders("")
+            split_paths(DataConfig())
         with pytest.raises(UserError, match=r"no training folder .*train; expected .*<class>"):
-            split_folders(str(tmp_path))
+            split_paths(DataConfig(root=str(tmp_path)))
         with pytest.raises(UserError, match="no validation folder"):
-            split_folders("", str(tmp_path), str(tmp_path / "nowhere"))
+            split_paths(DataConfig(train=str(tmp_path), val=str(tmp_path / "nowhere")))
+
+    def test_validation_labels_follow_the_training_classes(self, folder: Path) -> None:
+        val = folder.parent / "held-out"
+        (val / "ant").mkdir(parents=True)
+        (folder / "ant" / "0.png").rename(val / "ant" / "0.png")
+        train, held_out = open_splits(DataConfig(train=str(folder), val=str(val)))
+        assert len(train) == 9
+        assert held_out is not None
+        assert held_out.class_names == train.class_names == ("10", "2", "ant")
+        assert held_out.labels.tolist() == [2]
+        assert open_splits(DataConfig(train=str(folder)))[1] is None
+
+    def test_evaluation_follows_the_models_classes(self, folder: Path) -> None:
+        root = folder.parent / "root"
+        root.mkdir()
+        folder.rename(root / "val")
+        source = open_evaluation(root, ("ant", "bee", "2", "10"))
+        assert source.labels.tolist() == [0] * 2 + [2] * 3 + [3] * 5
+        with pytest.raises(UserError, match="no known class: 2"):
+            open_evaluation(root / "val", ("10", "ant"))
 
 
 class TestImageFiles:

@@ -26,7 +26,7 @@ from seresnext.config import DataConfig, EngineConfig, LossConfig, OptimConfig
 from seresnext.config.recipes import recipe
 from seresnext.data.demo import write_digits
 from seresnext.data.loader import BadImages, train_batches
-from seresnext.data.sources.folder import image_folder
+from seresnext.data.sources import open_source
 from seresnext.engines.base import Engine, EngineState, create_engine
 from seresnext.engines.mindspore.network import SEResNeXt as MindSporeNetwork
 from seresnext.engines.torch.network import empty_network
@@ -252,7 +252,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelSpec, list[Ba
     """The demo's first batches, augmented, some rows blended; and the network to learn them."""
     folder = tmp_path_factory.mktemp("data") / "digits"
     write_digits(folder)
-    source = image_folder(folder / "train")
+    source = open_source(folder / "train")
     config = recipe("demo")
     augment = replace(config.augment, mixup=0.2)
     batches = train_batches(

@@ -227,4 +227,4 @@ def test_spread_takes_every_class(run: Path) -> None:
     assert sorted(source.labels.tolist()) == [0, 1, 2, 3, 4]
     assert len(export_images.spread(source, 0)) == 5
     assert len(export_images.spread(source, 100)) == 5
-    assert source[2].name == source.name(2)
+    assert source[2].data == Path(source.describe(2)).read_bytes()

@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
         raise UserError("--top and --batch-size: expected 1 or more")
     if not args.images:
         raise UserError("no image given; name at least one file or folder after the model")
-    from ..data.sources.folder import image_files
+    from ..data.sources import image_files
     from ..predict import predict
     from ..runtimes.base import create_runtime
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import threading
 from collections.abc import Callable, Generator
@@ -23,7 +22,7 @@ from .augment import augment_encoded, mean_color, mix_pair
 from .decode import ImageError, decode_image
 from .order import SampleOrder, batch_seed, grain, pair_rng, sample_rng, steps_per_epoch
 from .preprocess import preprocess
-from .sources.folder import Source
+from .sources import Source
 
 __all__ = ["BadImages", "eval_batches", "steps_per_epoch", "train_batches"]
 
@@ -190,7 +189,7 @@ class _Reader:
             sample = self.source[index]
             batch.images[row] = make(sample.data)
         except (ImageError, OSError) as error:
-            path = os.path.join(self.source.root, self.source.name(index))
+            path = self.source.describe(index)
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             if self.data.on_bad_image == "stop":
                 raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,14 @@ import numpy as np
 from ..batch import Batch
 from ..config import DataConfig, load_config
 from ..data.loader import BadImages, eval_batches
-from ..data.sources.folder import (
-    FileList,
-    evaluation_folder,
+from ..data.sources import (
+    Source,
+    Subset,
+    evaluation_path,
     image_files,
-    image_folder,
     image_list,
-    split_folders,
+    open_source,
+    split_paths,
 )
 from ..errors import UserError
 from ..model.saved_model import CONFIG_FILE
@@ -35,7 +35,7 @@ class Images:
 
     origin: str
     """For people: how many, and from where."""
-    source: FileList | None
+    source: Source | None
     """None: synthetic ones."""
     labelled: bool = False
 
@@ -56,9 +56,9 @@ def comparison_images(
 
     At most `most` of them, spread evenly over the folder; 0 means all.
     """
-    folder = evaluation_folder(data) if data else recorded_data(model)[1]
+    folder = evaluation_path(data) if data else recorded_data(model)[1]
     if folder is not None:
-        found = image_folder(folder, class_names=spec.class_names, allow_empty_classes=True)
+        found = open_source(folder, class_names=spec.class_names, allow_empty_classes=True)
         source = spread(found, most)
         return Images(f"{len(source)} images of {folder}", source, labelled=True)
     if calibration:
@@ -82,17 +82,15 @@ def recorded_data(model: Path) -> tuple[Path | None, Path | None]:
         return None, None
     data = load_config(config).data
     try:
-        return split_folders(data.root, data.train, data.val)
+        return split_paths(data)
     except UserError:
         return None, None
 
 
-def spread(source: FileList, most: int) -> FileList:
+def spread(source: Source, most: int) -> Source:
     """At most `most` images at even distances, so that all classes are there; 0 means all."""
     count = min(most, len(source)) or len(source)
-    chosen = (np.arange(count) * len(source) // count).tolist()
-    paths = [os.fsencode(source.name(i)) for i in chosen]
-    return FileList(source.root, source.class_names, paths, source.labels[chosen])
+    return Subset(source, np.arange(count) * len(source) // count)
 
 
 def _synthetic(side: int) -> Generator[Batch, None, None]:

@@ -11,7 +11,7 @@ import numpy as np
 from ..batch import Batch
 from ..config import Config
 from ..data.loader import BadImages, eval_batches, train_batches
-from ..data.sources.folder import Source, image_folder, split_folders
+from ..data.sources import Source, open_splits
 from ..engines.base import Engine, EngineState, create_engine
 from ..errors import UserError
 from ..evaluate import evaluate
@@ -40,7 +40,7 @@ def train(config: Config, reporter: Reporter) -> Metrics | None:
     (with the state saved).
     """
     with ExitStack() as stack:
-        source, val_source = open_sources(config)
+        source, val_source = open_splits(config.data)
         spec = ModelSpec(
             config.model.architecture(len(source.class_names)),
             source.class_names,
@@ -125,26 +125,6 @@ def train(config: Config, reporter: Reporter) -> Metrics | None:
         if main:
             finish(config, folder, engine, spec, progress)
         return progress.last_metrics
-
-
-def open_sources(config: Config) -> tuple[Source, Source | None]:
-    """Training and validation images; the validation set is labelled by the training classes."""
-    data = config.data
-    train_folder, val_folder = split_folders(data.root, data.train, data.val)
-    source = image_folder(
-        train_folder,
-        allow_empty_classes=data.allow_empty_classes,
-        follow_links=data.follow_links,
-    )
-    if val_folder is None:
-        return source, None
-    val_source = image_folder(
-        val_folder,
-        class_names=source.class_names,
-        allow_empty_classes=data.allow_empty_classes,
-        follow_links=data.follow_links,
-    )
-    return source, val_source
 
 
 def start_weights(config: Config, spec: ModelSpec, reporter: Reporter) -> dict[str, np.ndarray]:

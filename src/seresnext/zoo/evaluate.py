@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config.recipes import zoo
-from ..data.sources.folder import evaluation_folder, image_folder
+from ..data.sources import evaluation_path, open_source
 from ..engines.base import Engine, EngineState, create_engine
 from ..errors import UserError
 from ..evaluate import evaluate_folder
@@ -85,7 +85,7 @@ class Evaluator:
         self.options = options
         self.engine: Engine | None = None
         self.folder = _images(options)
-        self.class_names = image_folder(self.folder, allow_empty_classes=True).class_names
+        self.class_names = open_source(self.folder, allow_empty_classes=True).class_names
         self.inputs = zoo_input(options.image_height, options.image_width)
         found, expected = len(self.class_names), options.num_classes
         if expected is not None and found != expected:
@@ -115,7 +115,7 @@ def _images(options: EvalOptions) -> Path:
             "val_data_path is not set: give --val_data_path DIR with DIR/<class>/<image>, here or "
             "in the file of --config_path"
         )
-    return evaluation_folder(Path(options.val_data_path or options.data_path))
+    return evaluation_path(Path(options.val_data_path or options.data_path))
 
 
 def spec_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ..data.sources.folder import evaluation_folder, image_folder
+from ..data.sources import open_evaluation
 from ..errors import UserError
 from ..exporters.images import recorded_data
 from ..exporters.run import SUFFIXES, Format, export, print_report
@@ -51,4 +51,4 @@ def class_names(data: Path | None, classes: int) -> tuple[str, ...]:
     """The sorted class folders of `data`; without images the classes are numbered."""
     if data is None:
         return tuple(map(str, range(classes)))
-    return image_folder(evaluation_folder(data), allow_empty_classes=True).class_names
+    return open_evaluation(data).class_names

@@ -23,7 +23,7 @@ import numpy as np
 
 from ..config import DataConfig
 from ..data.loader import BadImages, eval_batches
-from ..data.sources.folder import evaluation_folder, image_list
+from ..data.sources import evaluation_path, image_list
 from ..errors import UserError
 from ..runtimes.base import Runtime, create_runtime
 from .door import run
@@ -94,7 +94,7 @@ def infer(
     Images are preprocessed as in evaluation; reading and decoding run ahead and are not in the
     time, nor is a first image that only warms up.
     """
-    folder = evaluation_folder(data)
+    folder = evaluation_path(data)
     paths = images_below(folder)
     names = flat_names(paths)
     inputs = model.spec.input if resize is None else replace(model.spec.input, resize=resize)

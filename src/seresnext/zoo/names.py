@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from ..data.sources.folder import image_files
+from ..data.sources import image_files
 
 
 def flat_names(paths: Iterable[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..data.sources.folder import evaluation_folder, image_folder
+from ..data.sources import evaluation_path, open_source
 from ..errors import UserError
 from ..runtimes.base import create_runtime
 from .names import flat_names, images_below
@@ -42,24 +42,25 @@ def write_labels(data: Path, out: Path, class_names: Sequence[str] | None = None
 
     Classes are numbered as `class_names` has them, else in the order of the sorted folder names,
     as in the original. An earlier `out` is kept beside. Raises UserError for images outside class
-    folders, and what `image_folder` raises.
+    folders, and what `open_source` raises.
     """
-    folder = evaluation_folder(data)
+    folder = evaluation_path(data)
     known = _label_names(folder, class_names)
-    source = image_folder(folder, class_names=known, allow_empty_classes=True)
-    labels = {source.name(index): int(source.labels[index]) for index in range(len(source))}
+    open_source(folder, class_names=known, allow_empty_classes=True)  # refuses unknown classes
     names = flat_names(images_below(folder))
-    astray = [path for path in names if path not in labels]
+    astray = [path for path in names if "/" not in path]
     if astray:
         raise UserError(
             f"{folder}: {len(astray)} images lie in no class folder, such as {astray[0]}; "
             "move them into one, or elsewhere"
         )
+    numbers = {name: number for number, name in enumerate(known)}
+    labels = {name: numbers[path.split("/")[0]] for path, name in names.items()}
     set_aside(out)
     try:
         out.mkdir(parents=True)
         path = out / LABEL_FILE
-        path.write_text(json.dumps({name: labels[path] for path, name in names.items()}))
+        path.write_text(json.dumps(labels))
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from None
     return path
@@ -72,7 +73,7 @@ def _label_names(folder: Path, model_names: Sequence[str] | None) -> Sequence[st
     exported without images) and the folders other names, the folders', sorted, as the original had
     them. Raises UserError where those are not as many.
     """
-    folders = image_folder(folder, allow_empty_classes=True).class_names
+    folders = open_source(folder, allow_empty_classes=True).class_names
     if model_names is None:
         return folders
     numbered = list(model_names) == [str(index) for index in range(len(model_names))]

@@ -1,0 +1,76 @@
+"""The contract of a source of images: index -> encoded bytes and label."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as it is stored."""
+
+    data: bytes
+    """The encoded file."""
+    label: int
+    """Class index; -1 where it is not known."""
+
+
+class Source(Protocol):
+    """Random access to encoded images. Every method may be called from many threads at once."""
+
+    class_names: tuple[str, ...]
+    """Class index -> name; empty where labels are not known."""
+    labels: np.ndarray
+    """int32 [len(self)], class index of each image, -1 where it is not known. Reads no image."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return image `index`, the same each time.
+
+        Raises OSError when it cannot be read, IndexError for `index` outside 0 ... len - 1.
+        """
+        ...
+
+    def describe(self, index: int) -> str:
+        """Return where image `index` is stored, for messages and reports. Reads no image."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a hex digest that changes when the images, their order or their labels do."""
+        ...
+
+
+class Subset(Source):
+    """Some images of another source, in a given order."""
+
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray) -> None:
+        self._source = source
+        self._indices = np.asarray(indices, np.int64)
+        self.class_names = source.class_names
+        self.labels = source.labels[self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._source[self._original(index)]
+
+    def describe(self, index: int) -> str:
+        return self._source.describe(self._original(index))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the whole source's fingerprint and the indices."""
+        digest = hashlib.sha256(self._source.fingerprint().encode())
+        digest.update(self._indices.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def _original(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return int(self._indices[index])
