@@ -1,10 +1,20 @@
-"""The one exception a user is meant to read."""
+"""The exception whose message is written for users, and how it lists names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """A mistake the user can mend: bad path, flag, image or file.
+    """A mistake the user can fix: bad path, flag, image or file.
 
-    The message says what happened, what was expected and how to mend it. The command line
+    The message says what happened, what was expected and how to fix it. The command line
     prints it on one line, without a traceback, and exits with 1. Everything else that
     escapes is a bug and keeps its traceback.
     """
+
+
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """Return the first eight names, and how many more there are."""
+    more = f"{separator}and {len(names) - 8} more" if len(names) > 8 else ""
+    return separator.join(names[:8]) + more

@@ -80,5 +80,5 @@ def test_a_config_of_something_else_is_refused(folder: Path, change) -> None:  #
     with pytest.raises(UserError, match="does not describe a model of this package"):
         load_model(folder)
     path.write_text("{")
-    with pytest.raises(UserError, match="does not describe a model of this package"):
+    with pytest.raises(UserError, match=r"config\.json is not valid JSON"):
         load_model(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from seresnext.model.architecture import (
     is_buffer,
     weight_shapes,
 )
-from seresnext.weights.detect import infer_architecture
+from seresnext.weights.detect import detect_architecture
 from seresnext.weights.layouts import MAX_POOL, Layout, layout_names, to_entries
 from seresnext.weights.translate import from_entries
 
@@ -87,7 +88,7 @@ def test_there_and_back(layout: Layout, name: str) -> None:
         return
     weights = numbered(arch)
     entries = to_entries(layout, arch, weights)
-    back = from_entries(entries, "file")
+    back = from_entries(entries, Path("file"))
     assert back.layout == layout
     assert back.architecture == arch
     assert back.used == len(entries)
@@ -114,7 +115,7 @@ def test_se_weights_may_be_kernels_or_matrices(layout: Layout) -> None:
         array = entries[name]
         entries[name] = array.reshape(array.shape[:2] + (1, 1) * (array.ndim == 2))
     assert len(se) == 2 * sum(SMALL.layers)
-    back = from_entries(entries, "file").weights
+    back = from_entries(entries, Path("file")).weights
     assert all(np.array_equal(back[n], w) for n, w in numbered(SMALL).items())
 
 
@@ -131,18 +132,18 @@ def test_an_original_with_the_biases_it_lacks_is_read() -> None:
     weights = numbered(SMALL, zero_biases=False)
     entries = to_entries("original", SMALL, weights, biases=True)
     assert len(entries) == len(entries_of("original")) + sum(SMALL.layers) + 1
-    back = from_entries(entries, "file")
+    back = from_entries(entries, Path("file"))
     assert back.layout == "original"
     assert all(np.array_equal(back.weights[n], w) for n, w in weights.items())
     del entries["layer2.1.se_module.fc2.bias"]
     with pytest.raises(UserError, match=r"missing layer2\.1\.se_module\.fc2\.bias"):
-        from_entries(entries, "file")
+        from_entries(entries, Path("file"))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_precisions_become_float32(dtype: type) -> None:
     entries = {n: (a / a.size).astype(dtype) for n, a in entries_of("mindcv").items()}
-    for name, array in from_entries(entries, "file").weights.items():
+    for name, array in from_entries(entries, Path("file")).weights.items():
         assert array.dtype == np.float32, name
         assert array.flags.writeable, name
 
@@ -165,7 +166,7 @@ def test_other_precisions_become_float32(dtype: type) -> None:
 )
 def test_the_architecture_is_told_from_shapes(options: dict[str, object]) -> None:
     arch = architecture("seresnext50_32x4d", **options)
-    found = infer_architecture("timm", weight_shapes(arch), "file")
+    found = detect_architecture("timm", weight_shapes(arch), Path("file"))
     assert weight_shapes(found) == weight_shapes(arch)
     fields = ("layers", "cardinality", "base_width", "stem", "downsample", "max_pool")
     assert [getattr(found, f) for f in fields] == [getattr(arch, f) for f in fields]
@@ -173,7 +174,7 @@ def test_the_architecture_is_told_from_shapes(options: dict[str, object]) -> Non
 
 def test_a_changed_network_gets_the_nearest_name() -> None:
     arch = architecture("seresnext101_32x4d", base_width=8, num_classes=3)
-    assert infer_architecture("timm", weight_shapes(arch), "file") == arch
+    assert detect_architecture("timm", weight_shapes(arch), Path("file")) == arch
 
 
 # what does not fit -----------------------------------------------------------------------------
@@ -190,7 +191,7 @@ def test_every_misfit_is_listed(layout: Layout) -> None:
     entries["extra.weight"] = np.zeros(3, np.float32)
     entries["fc_norm.num_batches_tracked"] = np.zeros((), np.int64)
     with pytest.raises(UserError) as error:
-        from_entries(entries, "theirs.ckpt")
+        from_entries(entries, Path("theirs.ckpt"))
     message = str(error.value)
     assert message.startswith(f"the entries of theirs.ckpt ({layout} layout, read as seresnext")
     assert f"missing {missing}" in message
@@ -202,7 +203,7 @@ def test_every_misfit_is_listed(layout: Layout) -> None:
 def test_a_long_list_is_cut() -> None:
     entries = {n: a for n, a in entries_of("mindcv").items() if not n.startswith("layer4.0.bn")}
     with pytest.raises(UserError, match=r"; and 4 more$"):
-        from_entries(entries, "file")
+        from_entries(entries, Path("file"))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,7 @@ def test_a_long_list_is_cut() -> None:
 )
 def test_numbers_that_are_no_weights(value: np.ndarray, message: str) -> None:
     with pytest.raises(UserError, match=f"layer0.1.gamma {message}"):
-        from_entries(entries_of("mindcv") | {"layer0.1.gamma": value}, "file")
+        from_entries(entries_of("mindcv") | {"layer0.1.gamma": value}, Path("file"))
 
 
 @pytest.mark.parametrize(
@@ -237,15 +238,15 @@ def test_an_architecture_that_cannot_be_told(
 ) -> None:
     entries = {n: a for n, a in (entries_of("mindcv") | change).items() if a is not None}
     with pytest.raises(UserError, match=message):
-        from_entries(entries, "file")
+        from_entries(entries, Path("file"))
 
 
 def test_a_stage_without_blocks_and_another_network_are_refused() -> None:
     entries = {n: a for n, a in entries_of("timm").items() if not n.startswith("layer3")}
     with pytest.raises(UserError, match="no entries of layer3"):
-        from_entries(entries, "file")
+        from_entries(entries, Path("file"))
     with pytest.raises(UserError, match=r"holds no SE-ResNeXt .*; it begins with features\.0"):
-        from_entries({"features.0.weight": np.zeros(3)}, "file")
+        from_entries({"features.0.weight": np.zeros(3)}, Path("file"))
 
 
 # training checkpoints and wrappers -------------------------------------------------------------
@@ -255,19 +256,19 @@ def test_momentum_is_translated_like_its_weights() -> None:
     weights = numbered(SMALL)
     momentum = {n: w * 2 for n, w in weights.items() if not is_buffer(n)}
     entries = to_entries("original", SMALL, weights, momentum)
-    back = from_entries(entries, "file")
+    back = from_entries(entries, Path("file"))
     assert list(back.momentum) == list(momentum)
     assert all(np.array_equal(back.momentum[n], m) for n, m in momentum.items())
     assert back.used == len(entries)
     assert sorted(back.momentum_entries) == sorted(n for n in entries if n.startswith("moments."))
     del entries["moments.layer0.0.weight"]
-    some = from_entries(entries, "file")  # layer0 was frozen
+    some = from_entries(entries, Path("file"))  # layer0 was frozen
     assert not some.momentum
     assert list(some.dropped) == ["momentum of some parameters only"]
     assert some.used + len(some.dropped["momentum of some parameters only"]) == len(entries)
     entries["moments.layer0.1.moving_mean"] = entries["layer0.1.moving_mean"]
     with pytest.raises(UserError, match=r"unknown moments\.layer0\.1\.moving_mean"):
-        from_entries(entries, "file")
+        from_entries(entries, Path("file"))
 
 
 def test_what_a_real_training_step_saves_is_known(tmp_path: object) -> None:
@@ -282,7 +283,7 @@ def test_what_a_real_training_step_saves_is_known(tmp_path: object) -> None:
     scale = nn.DynamicLossScaleUpdateCell(65536, 2, 2000)
     step = TrainStep(loss, optimizer, scale, ema=True)
     entries = {p.name: p.asnumpy() for p in step.get_parameters()}
-    found = from_entries(entries, "file")
+    found = from_entries(entries, Path("file"))
     assert found.architecture.name == "seresnext26_32x4d"
     trained = sum(not is_buffer(n) for n in found.weights)
     assert len(found.momentum) == trained
@@ -300,7 +301,7 @@ def test_a_wrappers_prefix_is_taken_off(prefix: str) -> None:
         f"moments.{prefix}{n}": a for n, a in entries_of("mindcv").items() if "moving" not in n
     }
     entries["global_step"] = np.array([3])
-    back = from_entries(entries, "file")
+    back = from_entries(entries, Path("file"))
     assert back.notes == [f"took {prefix!r} off the names"]
     assert np.array_equal(back.weights["fc.weight"], numbered(SMALL)["fc.weight"])
     assert len(back.momentum) == sum(not is_buffer(n) for n in back.weights)
@@ -309,14 +310,14 @@ def test_a_wrappers_prefix_is_taken_off(prefix: str) -> None:
 def test_two_networks_in_one_file_are_refused() -> None:
     entries = {f"{p}.{n}": a for p in ("student", "teacher") for n, a in entries_of("timm").items()}
     with pytest.raises(UserError, match=r"holds 2 networks, under student\., teacher\."):
-        from_entries(entries, "file")
+        from_entries(entries, Path("file"))
     entries = {f"net.{n}": a for n, a in entries_of("timm").items()}
     with pytest.raises(UserError, match=r"'fc.bias' both with and without 'net\.'"):
-        from_entries(entries | {"fc.bias": entries["net.fc.bias"]}, "file")
+        from_entries(entries | {"fc.bias": entries["net.fc.bias"]}, Path("file"))
 
 
 def test_max_pool_is_the_layouts() -> None:
     same = dataclasses.replace(SMALL, max_pool="same")
-    assert from_entries(entries_of("original"), "file").architecture == same
-    assert from_entries(entries_of("mindcv"), "file").architecture == same
-    assert from_entries(entries_of("timm"), "file").architecture == SMALL
+    assert from_entries(entries_of("original"), Path("file")).architecture == same
+    assert from_entries(entries_of("mindcv"), Path("file")).architecture == same
+    assert from_entries(entries_of("timm"), Path("file")).architecture == SMALL

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .architecture import Architecture, weight_shapes
 
 
-def init_weights(arch: Architecture, seed: int) -> dict[str, np.ndarray]:
+def init_weights(arch: Architecture, seed: int) -> dict[str, NDArray[np.float32]]:
     """Canonical name -> float32 array.
 
     Convolutions: normal with variance 2 / fan_out, fan_out counted over the whole kernel as
@@ -18,7 +19,7 @@ def init_weights(arch: Architecture, seed: int) -> dict[str, np.ndarray]:
     BN: weight 1, bias 0; the weight of a block's last BN is 0 with `zero_init_last_bn`.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x5E5E]))
-    weights: dict[str, np.ndarray] = {}
+    weights: dict[str, NDArray[np.float32]] = {}
     for name, shape in weight_shapes(arch).items():
         if len(shape) > 1:
             fan_in = math.prod(shape[1:])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .architecture import Architecture
 
 
-def draw_noise(arch: Architecture, batch_size: int, seed: int) -> dict[str, np.ndarray]:
+def draw_noise(arch: Architecture, batch_size: int, seed: int) -> dict[str, NDArray[np.float32]]:
     """Factors to multiply with, from `Batch.seed`: 0 drops, 1 / keep rate keeps the mean.
 
     `drop_path`: float32 [B, blocks], one factor per sample and block (arXiv:1603.09382), present
@@ -15,7 +16,7 @@ def draw_noise(arch: Architecture, batch_size: int, seed: int) -> dict[str, np.n
     when `dropout` is above 0.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 0xD509]))
-    noise: dict[str, np.ndarray] = {}
+    noise: dict[str, NDArray[np.float32]] = {}
     if arch.drop_path > 0:
         keep = 1 - np.array([b.drop_path for b in arch.blocks()], np.float32)
         kept = rng.random((batch_size, len(keep)), dtype=np.float32) < keep

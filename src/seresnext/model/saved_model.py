@@ -1,34 +1,35 @@
-"""A finished model on disk: `model.safetensors` + `config.json`, which timm opens as it is."""
+"""The model folder: `model.safetensors` and `config.json`, which timm opens as they are."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ..errors import UserError
+from ..errors import UserError, listed
+from ..files import read_json, replacing, write_json
 from .architecture import MODEL_NAMES, Architecture, architecture, weight_shapes
-from .spec import ModelSpec
+from .spec import ModelSpec, parse_spec
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 _TIMM_NAMES = set(MODEL_NAMES) - {"seresnext26_32x4d", "seresnext50d_32x4d"}
-"""Networks that timm knows by the same name; the others it builds from options."""
+"""Networks that timm has under the same name; the others are written with its options."""
 
 
-def save_model(folder: Path, spec: ModelSpec, weights: Mapping[str, np.ndarray]) -> None:
+def save_model(folder: Path, spec: ModelSpec, weights: Mapping[str, NDArray[Any]]) -> None:
     """Write the model; each file appears whole or not at all.
 
-    `config.json` is timm's local-directory layout with the full `ModelSpec` under `seresnext`.
-    A network with max-pool `same` names no architecture for timm, which would open it silently
-    wrong. The weights carry the `ModelSpec` too (safetensors metadata), so that the file alone
-    still says which network it belongs to.
+    `config.json` has timm's local-directory layout with the full `ModelSpec` under `seresnext`. It
+    names no architecture for a network with max-pool `same`, because timm would open that one with
+    the wrong padding. The weights file has the `ModelSpec` too, in its metadata, so that it can be
+    opened alone. Raises UserError if a file cannot be written.
     """
     arch, inputs = spec.architecture, spec.input
     config = {
@@ -51,19 +52,26 @@ def save_model(folder: Path, spec: ModelSpec, weights: Mapping[str, np.ndarray])
         },
         "seresnext": spec.to_dict(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
-    # A single key: safetensors would write several in a random order.
+    # A single key: safetensors writes several in a random order.
     metadata = {"seresnext": json.dumps(spec.to_dict())}
-    save_file({k: np.ascontiguousarray(v) for k, v in weights.items()}, temporary, metadata)
-    os.replace(temporary, folder / WEIGHTS_FILE)
-    temporary = folder / f".{CONFIG_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(temporary, folder / CONFIG_FILE)
+    save_safetensors(folder / WEIGHTS_FILE, weights, metadata)
+    write_json(folder / CONFIG_FILE, config)
+
+
+def save_safetensors(
+    path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str]
+) -> None:
+    """Write a safetensors file; it appears whole or not at all. Raises UserError."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    try:
+        with replacing(path) as temporary:
+            save_file(contiguous, temporary, metadata)
+    except SafetensorError as error:  # an error of the disk, too
+        raise UserError(f"cannot write {path}: {error}") from None
 
 
 def _timm_architecture(arch: Architecture) -> dict[str, Any]:
-    """timm's name for the network and the options that it needs besides."""
+    """The entries of timm's config.json that select the network: its name and options."""
     standard = Architecture()
     if arch.max_pool != standard.max_pool or arch.se_reduction != standard.se_reduction:
         return {"architecture": None}
@@ -82,18 +90,14 @@ def _timm_architecture(arch: Architecture) -> dict[str, Any]:
     return {"architecture": standard.name, "model_args": options}
 
 
-def load_model(folder: Path) -> tuple[ModelSpec, dict[str, np.ndarray]]:
-    """Read what `save_model` wrote. Raises UserError for anything missing, damaged or unfitting."""
-    try:
-        data = json.loads((folder / CONFIG_FILE).read_text())
-        spec = ModelSpec.from_dict(data["seresnext"])
-    except OSError as error:
-        raise UserError(f"cannot read model {folder}: {error.strerror}: {CONFIG_FILE}") from None
-    except (ValueError, KeyError, TypeError, UserError) as error:
-        raise UserError(
-            f"{folder / CONFIG_FILE} does not describe a model of this package ({error!r}); "
-            "expected a folder written by `seresnext train` or `seresnext convert`"
-        ) from None
+def load_model(folder: Path) -> tuple[ModelSpec, dict[str, NDArray[Any]]]:
+    """Read what `save_model` wrote.
+
+    Raises UserError if a file is missing or damaged or the weights do not fit.
+    """
+    file = folder / CONFIG_FILE
+    config = read_json(file, "model")
+    spec = parse_spec(config.get("seresnext") if isinstance(config, dict) else None, file)
     try:
         weights = load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
@@ -103,7 +107,7 @@ def load_model(folder: Path) -> tuple[ModelSpec, dict[str, np.ndarray]]:
 
 
 def check_tensors(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, np.ndarray], what: str
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, NDArray[Any]], what: str
 ) -> None:
     """Raise UserError listing every name or shape of `found` that differs from `expected`."""
     problems = [f"missing {name}" for name in expected if name not in found]
@@ -114,5 +118,4 @@ def check_tensors(
         if name in found and tuple(found[name].shape) != tuple(shape)
     ]
     if problems:
-        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise UserError(f"{what} do not fit the network: {'; '.join(problems[:8])}{more}")
+        raise UserError(f"{what} do not fit the network: {listed(problems, '; ')}")

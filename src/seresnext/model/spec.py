@@ -1,8 +1,9 @@
-"""What a finished model is besides its weights: network, classes, and the input it expects."""
+"""The description of a trained model: architecture, class names, and the input it expects."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -19,20 +20,20 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @checked("input")
 class InputSpec:
-    """The evaluation preprocessing. It travels with the model through every export.
+    """The evaluation preprocessing, kept with the model in every file and export.
 
-    Resize, crop, then `(pixel / 255 - mean) / std`. Engines and runtimes do only the last part;
-    the pixels they get are uint8.
+    Resize, crop, then `(pixel / 255 - mean) / std`. Engines and runtimes receive uint8 pixels and
+    do only the last part.
     """
 
     image_size: int = 224
-    """Side of the square the network sees, pixels."""
+    """Side of the network's square input, pixels."""
     crop_ratio: float = 0.875
-    """Short side is resized to `image_size / crop_ratio`, then the centre is cropped."""
+    """The short side is resized to `image_size / crop_ratio`, then the centre is cropped."""
     interpolation: Interpolation = "bicubic"
     resize: Literal["short", "stretch"] = "short"
-    """`short` keeps the aspect ratio; `stretch` squeezes to a square first (the original zoo's
-    310 flow)."""
+    """`short` keeps the aspect ratio; `stretch` resizes to a square (the original zoo's 310
+    flow)."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -43,7 +44,7 @@ class ModelSpec:
 
     architecture: Architecture
     class_names: tuple[str, ...]
-    """Index -> name: stored once at training, never derived again."""
+    """Name of each class index, as stored at training."""
     input: InputSpec = Field(default_factory=InputSpec)
 
     def __post_init__(self) -> None:
@@ -59,3 +60,14 @@ class ModelSpec:
     def from_dict(cls, data: Any) -> ModelSpec:
         """Build one from what `to_dict` gave. Raises UserError naming the field that is wrong."""
         return from_dict(cls, data, "model")
+
+
+def parse_spec(data: Any, file: Path) -> ModelSpec:
+    """`ModelSpec.from_dict` whose error names the file that `data` was read from."""
+    try:
+        return ModelSpec.from_dict(data)
+    except UserError as error:
+        raise UserError(
+            f"{file} does not describe a model of this package ({error}); expected what "
+            "`seresnext train` or `seresnext convert` writes"
+        ) from None

@@ -1,4 +1,4 @@
-"""MindSpore's `.ckpt` format, read within bounds and written whole; MindSpore is not needed.
+"""Read and write MindSpore's `.ckpt` format without MindSpore.
 
 A checkpoint is a protobuf message (mindspore/train/checkpoint.proto):
 
@@ -23,20 +23,22 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..files import replacing
 
 MAX_ENTRIES = 100_000
 MAX_NAME_BYTES = 1024
 MAX_DIMS = 8
 SLICE_BYTES = 512 << 20
-"""A longer tensor is cut into slices, as MindSpore's writer does."""
+"""A longer tensor is written in slices, as MindSpore does."""
 
 _CRC_TAG = b"crc_num"
 _CRC_BYTES = len(_CRC_TAG) + 10
@@ -64,12 +66,12 @@ class _Damaged(Exception):
     """The bytes are not a checkpoint; the message says why."""
 
 
-def read_ckpt(path: Path) -> dict[str, np.ndarray]:
+def read_ckpt(path: Path) -> dict[str, NDArray[Any]]:
     """Name -> array of the stored shape and type, in the file's order.
 
     bfloat16 is widened to float32; a text is a 0-d array of str. Memory is bounded by twice the
-    size of the file: every length is held against the bytes that are there before anything is
-    allocated. Raises UserError for whatever is not a whole checkpoint.
+    size of the file: every length is compared with the bytes that are there before anything is
+    allocated. Raises UserError for anything but a whole checkpoint.
     """
     try:
         with (
@@ -87,7 +89,7 @@ def read_ckpt(path: Path) -> dict[str, np.ndarray]:
 
 
 def _content_end(data: mmap.mmap) -> int:
-    """Where the message ends; a CRC after it must be right."""
+    """Where the message ends. Raises _Damaged if a CRC follows that does not match."""
     end = len(data) - _CRC_BYTES
     if end < 0 or data[end : end + len(_CRC_TAG)] != _CRC_TAG:
         return len(data)
@@ -99,9 +101,17 @@ def _content_end(data: mmap.mmap) -> int:
     return end
 
 
-def _read_entries(data: mmap.mmap, end: int) -> dict[str, np.ndarray]:
-    entries: dict[str, np.ndarray] = {}
-    pending: tuple[str, str, list[int]] | None = None
+class _Header(NamedTuple):
+    """One entry without its content; the slices of a tensor have equal ones."""
+
+    tag: str
+    kind: str
+    dims: list[int]
+
+
+def _read_entries(data: mmap.mmap, end: int) -> dict[str, NDArray[Any]]:
+    entries: dict[str, NDArray[Any]] = {}
+    pending: _Header | None = None
     slices: list[_Span] = []
     for count, (number, span) in enumerate(_fields(data, (0, end)), 1):
         if number != 1 or not isinstance(span, tuple):
@@ -111,19 +121,19 @@ def _read_entries(data: mmap.mmap, end: int) -> dict[str, np.ndarray]:
         header, content = _read_value(data, span)
         if header != pending:
             if pending is not None:
-                entries[pending[0]] = _array(data, pending, slices)
-            if header[0] in entries:
-                raise _Damaged(f"entry {header[0]!r} comes twice")
+                entries[pending.tag] = _array(data, pending, slices)
+            if header.tag in entries:
+                raise _Damaged(f"entry {header.tag!r} comes twice")
             pending, slices = header, []
         slices.append(content)
     if pending is None:
         raise _Damaged("it has no entries")
-    entries[pending[0]] = _array(data, pending, slices)
+    entries[pending.tag] = _array(data, pending, slices)
     return entries
 
 
-def _read_value(data: mmap.mmap, span: _Span) -> tuple[tuple[str, str, list[int]], _Span]:
-    """One `Value`: (tag, type, dims) and where its content lies."""
+def _read_value(data: mmap.mmap, span: _Span) -> tuple[_Header, _Span]:
+    """(header, span of the content) of one `Value`."""
     tag: str | None = None
     tensor: _Span | None = None
     for number, value in _fields(data, span):
@@ -137,10 +147,15 @@ def _read_value(data: mmap.mmap, span: _Span) -> tuple[tuple[str, str, list[int]
             raise _Damaged(f"unknown field {number} in an entry")
     if tag is None or tensor is None:
         raise _Damaged("an entry has no name or no tensor")
+    return _read_tensor(data, tensor, tag)
+
+
+def _read_tensor(data: mmap.mmap, span: _Span, tag: str) -> tuple[_Header, _Span]:
+    """(header, span of the content) of the `TensorProto` of entry `tag`."""
     kind: str | None = None
     content: _Span | None = None
     dims: list[int] = []
-    for number, value in _fields(data, tensor):
+    for number, value in _fields(data, span):
         if number == 1:
             dims += [value] if isinstance(value, int) else _packed(data, value)
             if len(dims) > MAX_DIMS:
@@ -153,17 +168,17 @@ def _read_value(data: mmap.mmap, span: _Span) -> tuple[tuple[str, str, list[int]
             raise _Damaged(f"unknown field {number} in entry {tag!r}")
     if kind is None or content is None:
         raise _Damaged(f"entry {tag!r} has no type or no content")
-    return (tag, kind, dims), content
+    return _Header(tag, kind, dims), content
 
 
-def _array(data: mmap.mmap, header: tuple[str, str, list[int]], slices: list[_Span]) -> np.ndarray:
-    """Put the slices of one tensor together, once their sizes agree with its dims."""
+def _array(data: mmap.mmap, header: _Header, slices: list[_Span]) -> NDArray[Any]:
+    """Join the slices of one tensor, after checking that their sizes agree with its dims."""
     name, kind, dims = header
     size = sum(stop - start for start, stop in slices)
     if kind != "str" and kind not in _DTYPES:
         raise _Damaged(f"entry {name!r} has the unknown type {kind!r}")
     itemsize = 4 if kind == "str" else np.dtype(_DTYPES[kind]).itemsize
-    # [0] is how older MindSpore wrote the shape of a scalar, and how all write that of a text.
+    # [0] is the shape of a scalar in files of older MindSpore versions, and of a text in all.
     shape = () if dims == [0] and size else tuple(dims)
     expected = size - size % 4 if kind == "str" else math.prod(shape) * itemsize
     if size != expected or (0 in shape and len(shape) > 1):
@@ -180,7 +195,7 @@ def _array(data: mmap.mmap, header: tuple[str, str, list[int]], slices: list[_Sp
             raise _Damaged(f"entry {name!r} is not a text") from None
     array = np.frombuffer(content, _DTYPES[kind] if kind != "Bool" else "u1").reshape(shape)
     if kind == "Bool":
-        return array != 0
+        return np.not_equal(array, 0)
     if kind == "BFloat16":
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array
@@ -224,7 +239,7 @@ def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
 
 
 def _packed(data: mmap.mmap, span: _Span) -> list[int]:
-    """A packed list of numbers; longer ones than any tensor's dims are refused unread."""
+    """A packed list of numbers, of at most MAX_DIMS."""
     at, end = span
     values = []
     while at < end:
@@ -248,36 +263,22 @@ def _text(data: mmap.mmap, span: _Span) -> str:
 # Writing -----------------------------------------------------------------------------------
 
 
-def write_ckpt(path: Path, entries: Mapping[str, np.ndarray]) -> None:
+def write_ckpt(path: Path, entries: Mapping[str, NDArray[Any]]) -> None:
     """Write a checkpoint that `mindspore.load_checkpoint` reads; it appears whole or not at all.
 
-    Arrays of bool, int, uint and float types. Raises UserError where the file cannot be written.
+    Arrays of bool, int, uint and float types. Raises UserError if the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            for name, array in entries.items():
-                content = np.ascontiguousarray(array).tobytes()
-                for start in range(0, max(len(content), 1), SLICE_BYTES):
-                    part = content[start : start + SLICE_BYTES]
-                    file.write(_value_header(name, array, len(part)))
-                    file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write checkpoint {path}: {error.strerror}") from None
+    with replacing(path, sync=True) as temporary, temporary.open("wb") as file:
+        for name, array in entries.items():
+            content = np.ascontiguousarray(array).tobytes()
+            for start in range(0, max(len(content), 1), SLICE_BYTES):
+                part = content[start : start + SLICE_BYTES]
+                file.write(_value_header(name, array, len(part)))
+                file.write(part)
 
 
-def _value_header(name: str, array: np.ndarray, content_bytes: int) -> bytes:
-    """Everything of one entry that comes before its content."""
+def _value_header(name: str, array: NDArray[Any], content_bytes: int) -> bytes:
+    """The bytes of one entry before its content."""
     kind = _TYPE_NAMES[array.dtype.newbyteorder("<")].encode()
     tensor = b"".join(b"\x08" + _encode(n) for n in array.shape)
     tensor += b"\x12" + _encode(len(kind)) + kind + b"\x1a" + _encode(content_bytes)

@@ -1,45 +1,43 @@
-"""`seresnext convert`: weights of anyone's to anyone's, every entry accounted for."""
+"""`seresnext convert`: weights from one layout to another, every entry accounted for."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
+from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..model.saved_model import save_model
+from ..model.saved_model import save_model, save_safetensors
 from ..model.spec import InputSpec, ModelSpec
 from .ckpt import write_ckpt
 from .layouts import MAX_POOL, Layout, to_entries
-from .load import ForeignModel, load_weights
+from .load import load_weights
+from .translate import LoadedWeights
 
 Target = Literal["seresnext", "timm", "original", "mindcv"]
 SUFFIXES = (".safetensors", ".ckpt")
 
 
 @dataclass(frozen=True)
-class ConvertReport:
-    """What became of every entry."""
+class Conversion:
+    """What was read and written, and what became of every entry."""
 
     source: Path
     layout: str
-    """Layout that was read."""
+    """The source's layout."""
     network: str
     classes: int
     out: Path
     to: Target
     read: int
-    """Entries in the source."""
+    """Number of entries in the source."""
     used: int
     dropped: dict[str, list[str]]
-    """Why -> names of entries that were left out."""
+    """Reason -> names of the entries that were left out."""
     written: int
-    """Entries in the result."""
+    """Number of entries in the result."""
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -64,56 +62,55 @@ def convert(
     image_size: int | None = None,
     keep_momentum: bool = False,
     allow_pooling_change: bool = False,
-) -> ConvertReport:
+) -> Conversion:
     """Read `source` (see `load_weights`) and write it to `out` in the layout `to`.
 
     A folder is written for `seresnext` (the model folder of this package) and `timm` (its local
     directory), a `.safetensors` file for `timm`, `mindcv` and `original`, a `.ckpt` for the last
     two. Without `to` a folder is `seresnext` and a `.safetensors` is `timm`.
-    `class_names` and `image_size` replace what came with the weights. `keep_momentum` takes the
-    momentum of a training checkpoint into another `.ckpt`. `allow_pooling_change` writes a
-    network of one max-pool padding as one of the other, whose outputs are then some 20 % off.
-    Raises UserError for what cannot be read or would not be the same network; nothing is written.
+    `class_names` and `image_size` replace those that came with the weights. `keep_momentum` copies
+    the momentum of a training checkpoint to another `.ckpt`. `allow_pooling_change` writes a
+    network even if the layout pads the max-pool otherwise, which puts its outputs some 20 % off.
+    Raises UserError, and writes nothing, if the source cannot be read or the result would not be
+    the same network.
     """
     out = Path(out)
     target = _target(out, to)
-    foreign = load_weights(source)
-    notes = list(foreign.notes)
-    spec, more = _spec(foreign, class_names, image_size)
-    notes += more
+    loaded = load_weights(source)
+    spec, notes = _model_spec(loaded, class_names, image_size)
     if target != "seresnext":
         spec, more = _match_pooling(spec, target, allow_pooling_change)
         notes += more
-    dropped = dict(foreign.dropped)
-    momentum = foreign.momentum
+    dropped = dict(loaded.dropped)
+    momentum = loaded.momentum
     if keep_momentum and not (momentum and out.suffix == ".ckpt"):
         held = "a .ckpt alone can hold it" if momentum else f"{source} holds none"
         raise UserError(f"--keep-momentum: {held}")
     if momentum and not keep_momentum:
-        dropped["momentum"] = foreign.momentum_entries
+        dropped["momentum"] = loaded.momentum_entries
         momentum = {}
-    written = _write(out, target, spec, foreign.weights, momentum)
-    return ConvertReport(
-        source=foreign.path,
-        layout=foreign.layout,
-        network=foreign.architecture.name,
-        classes=foreign.architecture.num_classes,
+    written = _write(out, target, spec, loaded.weights, momentum)
+    return Conversion(
+        source=loaded.path,
+        layout=loaded.layout,
+        network=spec.architecture.name,
+        classes=spec.architecture.num_classes,
         out=out,
         to=target,
-        read=foreign.entries,
-        used=foreign.entries - sum(map(len, dropped.values())),
+        read=loaded.entries,
+        used=loaded.entries - sum(map(len, dropped.values())),
         dropped=dropped,
         written=written,
-        notes=notes,
+        notes=[*loaded.notes, *notes],
     )
 
 
 def _target(out: Path, to: Target | None) -> Target:
-    """The layout to write, which must go with `out`'s kind."""
+    """The layout to write. Raises UserError if it cannot be written to a path like `out`."""
     kind = out.suffix if out.suffix in (*SUFFIXES, ".pth", ".pt", ".bin") else "folder"
     if to is None:
         if kind == ".ckpt":
-            raise UserError(f"{out}: say whose .ckpt it shall be, --to original or --to mindcv")
+            raise UserError(f"{out}: name the .ckpt's layout, --to original or --to mindcv")
         to = "timm" if kind == ".safetensors" else "seresnext"
     kinds: dict[Target, tuple[str, ...]] = {
         "seresnext": ("folder",),
@@ -135,17 +132,17 @@ def _target(out: Path, to: Target | None) -> Target:
     return to
 
 
-def _spec(
-    foreign: ForeignModel, class_names: tuple[str, ...] | None, image_size: int | None
+def _model_spec(
+    loaded: LoadedWeights, class_names: tuple[str, ...] | None, image_size: int | None
 ) -> tuple[ModelSpec, list[str]]:
-    """The model's classes and input: what came with it, what was asked for, what is usual."""
-    arch, notes = foreign.architecture, []
-    if foreign.spec:
-        names, inputs = foreign.spec.class_names, foreign.spec.input
+    """(classes and input: as given, else as they came with the weights, else the usual, notes)."""
+    arch, notes = loaded.architecture, []
+    if loaded.spec:
+        names, inputs = loaded.spec.class_names, loaded.spec.input
     else:
         names = tuple(str(index) for index in range(arch.num_classes))
-        # Both zoos resize bilinearly for evaluation; timm's usual is bicubic.
-        inputs = InputSpec(interpolation="bicubic" if foreign.layout == "timm" else "bilinear")
+        # mindcv and the original resize bilinearly for evaluation, timm by default bicubically.
+        inputs = InputSpec(interpolation="bicubic" if loaded.layout == "timm" else "bilinear")
         if image_size is None:
             notes.append(
                 f"assumed input: {inputs.image_size} px, crop ratio {inputs.crop_ratio}, "
@@ -168,7 +165,7 @@ def _spec(
 
 
 def _match_pooling(spec: ModelSpec, target: Layout, allow: bool) -> tuple[ModelSpec, list[str]]:
-    """The model as the target's network would run it, unless that changes its outputs."""
+    """The model with the target's max-pool padding, and notes; UserError unless `allow`."""
     ours, theirs = spec.architecture.max_pool, MAX_POOL[target]
     if ours == theirs:
         return spec, []
@@ -187,28 +184,17 @@ def _write(
     out: Path,
     target: Target,
     spec: ModelSpec,
-    weights: dict[str, np.ndarray],
-    momentum: dict[str, np.ndarray],
+    weights: dict[str, NDArray[Any]],
+    momentum: dict[str, NDArray[Any]],
 ) -> int:
-    """Write the result; return how many entries it has."""
+    """Write the result; return its number of entries."""
     if out.suffix not in SUFFIXES:
-        try:
-            save_model(out, spec, weights)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"cannot write {out}: {error}") from None
+        save_model(out, spec, weights)
         return len(weights)
     assert target != "seresnext"
     entries = to_entries(target, spec.architecture, weights, momentum)
     if out.suffix == ".ckpt":
         write_ckpt(out, entries)
-        return len(entries)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        contiguous = {name: np.ascontiguousarray(array) for name, array in entries.items()}
-        save_file(contiguous, temporary, {"format": "pt" if target == "timm" else "ms"})
-        os.replace(temporary, out)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {out}: {error}") from None
+    else:
+        save_safetensors(out, entries, {"format": "pt" if target == "timm" else "ms"})
     return len(entries)

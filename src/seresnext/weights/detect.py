@@ -1,9 +1,10 @@
-"""Which network a checkpoint was saved from, told by its names and shapes."""
+"""Detect a checkpoint's layout and architecture from the names and shapes of its entries."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
@@ -13,21 +14,29 @@ from .layouts import HEAD, MAX_POOL, SE, Layout
 _BLOCK = re.compile(r"layer([1-4])\.(\d{1,2})\.")
 
 
-def infer_architecture(
-    layout: Layout, shapes: Mapping[str, tuple[int, ...]], source: str
-) -> Architecture:
-    """The network that these entries were saved from, told from names and shapes.
+def detect_layout(names: Container[str]) -> Layout | None:
+    """The layout that these names belong to, by the first block's SE module; None if unknown."""
+    for layout, (fc1, _) in SE.items():
+        if f"layer1.0.{fc1}.weight" in names:
+            return layout
+    return None
 
-    What shapes do not show is taken as the layout's networks have it (the max-pool) or as the
-    family's default. Networks that differ in nothing but pooling or anti-aliasing inside a block
-    cannot be told apart. Raises UserError where a needed entry is missing.
+
+def detect_architecture(
+    layout: Layout, shapes: Mapping[str, tuple[int, ...]], path: Path
+) -> Architecture:
+    """The architecture of the network that has these entries; `path` names the file in errors.
+
+    What shapes do not show is taken from the layout (the max-pool's padding) or is the family's
+    default. Networks that differ only in pooling or anti-aliasing inside a block cannot be told
+    apart. Raises UserError if a needed entry is missing.
     """
 
     def shape(name: str, dims: int) -> tuple[int, ...]:
         if len(shapes.get(name, ())) != dims or 0 in shapes[name]:
             found = f"has shape {tuple(shapes[name])}" if name in shapes else "is missing"
             raise UserError(
-                f"{source} ({layout} layout) does not tell its architecture: {name} {found}, "
+                f"{path} ({layout} layout) does not tell its architecture: {name} {found}, "
                 f"expected {dims} dimensions"
             )
         return shapes[name]
@@ -37,7 +46,7 @@ def infer_architecture(
         stage = int(match[1]) - 1
         depth[stage] = max(depth[stage], int(match[2]) + 1)
     if not all(depth):
-        raise UserError(f"{source} ({layout} layout) has no entries of layer{depth.index(0) + 1}")
+        raise UserError(f"{path} ({layout} layout) has no entries of layer{depth.index(0) + 1}")
     width = shape("layer1.0.conv1.weight", 4)[0]
     first = "layer1.0.conv2.convs.0.weight" if layout == "original" else "layer1.0.conv2.weight"
     per_group = shape(first, 4)[1]
@@ -49,7 +58,7 @@ def infer_architecture(
         "downsample": "avg" if "layer1.0.downsample.2.weight" in shapes else "conv",
     }
     squeezed = [shape(f"layer{s}.0.{SE[layout][0]}.bias", 1)[0] for s in range(1, 5)]
-    # Two ratios may round to the same widths, which is then the same network: the usual first.
+    # Two ratios that round to the same widths give the same network: try the usual ones first.
     for reduction in (16, 8, 4, 32, 2, 64, *range(1, 257)):
         arch = Architecture(se_reduction=reduction)
         if [b.se_channels for b in arch.blocks() if b.has_downsample] == squeezed:
@@ -57,7 +66,7 @@ def infer_architecture(
             break
     else:
         raise UserError(
-            f"the SE modules of {source} have {squeezed} channels from stage to stage, which no "
+            f"the SE modules of {path} have {squeezed} channels from stage to stage, which no "
             "single reduction of this family gives"
         )
     classes = shape(f"{HEAD[layout]}.weight", 2)[0]
@@ -65,7 +74,7 @@ def infer_architecture(
 
 
 def _named(fields: dict[str, Any], **rest: Any) -> Architecture:
-    """The family's member with these fields, or the nearest one with the rest changed."""
+    """The family's network with these fields, or the nearest one with the other fields replaced."""
 
     def differing(name: str) -> dict[str, Any]:
         member = architecture(name)

@@ -1,4 +1,4 @@
-"""How others name this family's weights: timm, mindcv, and the original model zoo.
+"""The names of this family's weights in timm, mindcv, and the original model zoo.
 
 | here and timm | mindcv and the original zoo |
 |---|---|
@@ -10,10 +10,10 @@
 | | the original: `.se_module.fc1.*`, `.se_module.fc2.weight` without bias |
 | `fc.*` | mindcv: `classifier.*`; the original: `last_linear.weight` without bias |
 
-A missing bias is a bias of zero; a `.ckpt` of `zoo/` has the original's names and besides them
-entries for these biases (`.se_module.fc2.bias`, `last_linear.bias`). Both zoos pad the stem's
-max-pool `same`, timm pads as torch does. The original's 1x1 convolutions of the SE module are
-written as kernels and read as kernels or matrices; mindcv has matrices.
+A missing bias counts as zero. A `.ckpt` written by `seresnext.zoo` has the original's names plus
+entries for these biases (`.se_module.fc2.bias`, `last_linear.bias`). mindcv and the original pad
+the stem's max-pool `same`, timm pads as torch does. The SE module's weights are 1x1 kernels in the
+original and matrices in mindcv; both forms are read in either layout.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
+from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, listed
 from ..model.architecture import Architecture, weight_shapes
 
 Layout = Literal["timm", "mindcv", "original"]
@@ -39,7 +39,7 @@ SE: dict[Layout, tuple[str, str]] = {
     "original": ("se_module.fc1", "se_module.fc2"),
 }
 MOMENTUM_PREFIX = "moments."
-"""Before a parameter's name: its momentum in a checkpoint of MindSpore's `nn.Momentum`."""
+"""Prefix of a parameter's momentum in a checkpoint of MindSpore's `nn.Momentum`."""
 
 _BN = {
     "weight": "gamma",
@@ -52,10 +52,10 @@ _NO_BIAS = (".se.fc2.bias", "fc.bias")
 
 
 def layout_names(layout: Layout, arch: Architecture, biases: bool = False) -> dict[str, list[str]]:
-    """Canonical name -> the layout's entries that hold it: one, one per group, or none (zeros).
+    """Canonical name -> names of the entries that hold it: one, one per group, or none (zeros).
 
-    With `biases` the original's layout has entries for those it lacks. Raises UserError when the
-    layout has no network of this architecture.
+    With `biases` the original's layout has entries for those it lacks. Raises UserError if the
+    layout cannot describe this architecture.
     """
     if layout != "timm" and (arch.stem, arch.downsample) != ("conv7", "conv"):
         raise UserError(
@@ -66,7 +66,7 @@ def layout_names(layout: Layout, arch: Architecture, biases: bool = False) -> di
 
 
 def has_biases(names: Mapping[str, Any]) -> bool:
-    """Whether entries in the original's layout come with the biases that it lacks."""
+    """Whether entries in the original's layout include the biases that its network lacks."""
     return f"{HEAD['original']}.bias" in names
 
 
@@ -87,26 +87,18 @@ def _names(layout: Layout, arch: Architecture, name: str, biases: bool) -> list[
     return [f"{module}.{leaf}"]
 
 
-def detect_layout(names: Mapping[str, Any]) -> Layout | None:
-    """Whose names these are, by the first block's SE module."""
-    for layout, (fc1, _) in SE.items():
-        if f"layer1.0.{fc1}.weight" in names:
-            return layout
-    return None
-
-
 def to_entries(
     layout: Layout,
     arch: Architecture,
-    weights: Mapping[str, np.ndarray],
-    momentum: Mapping[str, np.ndarray] | None = None,
+    weights: Mapping[str, NDArray[Any]],
+    momentum: Mapping[str, NDArray[Any]] | None = None,
     biases: bool = False,
-) -> dict[str, np.ndarray]:
+) -> dict[str, NDArray[Any]]:
     """The layout's entries for canonical weights, and `moments.*` for momentum where given.
 
-    With `biases` the original's layout gets entries for those it lacks. The max-pool is the
-    caller's affair: no layout has a place for it. Raises UserError for what the layout cannot hold:
-    another kind of network, or biases that the original's lacks.
+    With `biases` the original's layout gets entries for those it lacks. No layout records the
+    max-pool's padding: the caller checks it against `MAX_POOL`. Raises UserError for what the
+    layout cannot hold: another kind of network, or nonzero biases that the original's lacks.
     """
     names = layout_names(layout, arch, biases)
     nonzero = [n for n, parts in names.items() if not parts and weights[n].any()]
@@ -115,7 +107,7 @@ def to_entries(
             f"the {layout} layout has no place for {len(nonzero)} biases that are not zero: "
             f"{listed(nonzero)}; write mindcv's or timm's layout, which have one"
         )
-    entries: dict[str, np.ndarray] = {}
+    entries: dict[str, NDArray[Any]] = {}
     for prefix, arrays in (("", weights), (MOMENTUM_PREFIX, momentum or {})):
         for name, array in arrays.items():
             if layout == "mindcv" and ".se." in name and name.endswith(".weight"):
@@ -125,9 +117,3 @@ def to_entries(
                 size = len(array) // len(parts)
                 entries[prefix + part] = array[group * size : (group + 1) * size]
     return entries
-
-
-def listed(names: list[str], separator: str = ", ") -> str:
-    """The first names of a list, and how many more there are."""
-    more = f"{separator}and {len(names) - 8} more" if len(names) > 8 else ""
-    return separator.join(names[:8]) + more

@@ -1,7 +1,7 @@
-"""PyTorch's `.pth`, weights only: the one place in `model` that imports torch, when called.
+"""Read PyTorch's `.pth`, weights only. torch is imported when a file is read.
 
 Nothing in the file is executed: torch's restricted unpickler builds tensors and plain containers
-and refuses the rest.
+and refuses everything else.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, listed
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Keys under which training scripts put the weights; averaged ones first, as timm prefers them."""
+"""Keys under which training scripts save the weights; averaged ones first, as in timm."""
 
 
-def read_pth(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """(name -> array, what was done about wrappers).
+def read_pth(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """(name -> array, notes on the key that was read).
 
     Memory is bounded by a small multiple of the file's size. Raises UserError for a file that
     torch refuses, that expands beyond its own size, or that holds no weights.
@@ -36,11 +37,11 @@ def read_pth(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
 
     size = path.stat().st_size
     try:
-        # timm and many scripts save their arguments beside the weights: a plain record. An open
-        # file, for by a path's suffix torch would choose another reader.
+        # timm and many scripts save their arguments, a Namespace, beside the weights. torch gets an
+        # open file because it would choose its reader by a path's suffix.
         with (
             torch.serialization.safe_globals([argparse.Namespace]),
-            warnings.catch_warnings(action="ignore"),  # of an unusual pickle protocol
+            warnings.catch_warnings(action="ignore"),  # about an unusual pickle protocol
             path.open("rb") as file,
         ):
             if file.read(4) == b"PK\x03\x04":
@@ -51,8 +52,8 @@ def read_pth(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         return _to_numpy(state, path, size), notes
     except UserError:
         raise
-    except Exception as error:  # a hostile file makes the reader raise anything
-        # torch goes on to advise loading it the unsafe way.
+    except Exception as error:  # a hostile file can make the reader raise anything
+        # What follows in torch's message advises loading the file the unsafe way.
         reason = str(error).partition("\n")[0].partition(". In PyTorch")[0][:200]
         reason = reason or type(error).__name__
         raise UserError(
@@ -61,17 +62,17 @@ def read_pth(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         ) from None
 
 
-def _to_numpy(state: dict[Any, Any], path: Path, size: int) -> dict[str, np.ndarray]:
+def _to_numpy(state: dict[Any, Any], path: Path, size: int) -> dict[str, NDArray[Any]]:
     """Copies of the tensors, floating-point ones as float32 (float64 where they are)."""
     import torch
 
-    strange = [str(n) for n, t in state.items() if not isinstance(t, torch.Tensor)]
-    if strange:
-        raise UserError(f"{path} holds entries that are no tensors: {', '.join(strange[:8])}")
-    arrays: dict[str, np.ndarray] = {}
+    others = [str(n) for n, t in state.items() if not isinstance(t, torch.Tensor)]
+    if others:
+        raise UserError(f"{path} holds entries that are no tensors: {listed(others)}")
+    arrays: dict[str, NDArray[Any]] = {}
     total = 0
     for name, tensor in state.items():
-        # A view may repeat one number without end, and many views may share one storage.
+        # A view may repeat one number any number of times, and views may share one storage.
         total += tensor.numel() * max(tensor.element_size(), 4)
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or tensor.is_quantized or total > 4 * size:
@@ -86,7 +87,7 @@ def _to_numpy(state: dict[Any, Any], path: Path, size: int) -> dict[str, np.ndar
 
 
 def _refuse_compressed(path: Path, size: int) -> None:
-    """torch stores its tensors as they are; a member that is larger than the file is a bomb."""
+    """Refuse a zip bomb: torch stores its tensors uncompressed, so no member exceeds the file."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if sum(m.file_size for m in members) > size or any(m.compress_type for m in members):
@@ -94,11 +95,11 @@ def _refuse_compressed(path: Path, size: int) -> None:
 
 
 def _unwrap(content: Any, path: Path) -> tuple[dict[Any, Any], list[str]]:
-    """The state dict inside a training checkpoint."""
+    """(the state dict inside a training checkpoint, notes)."""
     for key in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict) and content[key]:
             others = sorted(str(k) for k in content if k != key)
-            beside = f"; left out what lies beside: {', '.join(others[:12])}" if others else ""
+            beside = f"; left out what lies beside: {listed(others)}" if others else ""
             return content[key], [f"read the weights under {key!r}{beside}"]
     if not isinstance(content, dict) or not content:
         raise UserError(

@@ -1,16 +1,23 @@
-"""A checkpoint's entries under canonical names: each is used, dropped for a reason, or an error."""
+"""Translate a checkpoint's entries to canonical names.
+
+Each entry is used, dropped for a stated reason, or reported in an error.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, listed
 from ..model.architecture import Architecture, is_buffer, weight_shapes
-from .detect import infer_architecture
-from .layouts import MOMENTUM_PREFIX, Layout, detect_layout, has_biases, layout_names, listed
+from ..model.spec import ModelSpec
+from .detect import detect_architecture, detect_layout
+from .layouts import MOMENTUM_PREFIX, Layout, has_biases, layout_names
 
 _SCALARS = {
     "accumulation_step",
@@ -33,41 +40,51 @@ save beside a network."""
 
 
 @dataclass(frozen=True)
-class Translated:
-    """Someone's checkpoint under canonical names; every entry of it is accounted for."""
+class LoadedWeights:
+    """Weights read from a file or folder, under canonical names."""
 
-    layout: Layout
+    path: Path
+    layout: Layout | Literal["seresnext"]
+    """`seresnext` where this package wrote the file and nothing had to be detected."""
     architecture: Architecture
-    weights: dict[str, np.ndarray]
+    weights: dict[str, NDArray[Any]]
     """Canonical name -> float32, complete, in the network's order."""
-    momentum: dict[str, np.ndarray]
-    """SGD momentum by parameter, where the checkpoint holds it; else empty."""
-    momentum_entries: list[str]
-    """Names under which the checkpoint holds it."""
-    used: int
-    """Entries that became weights or momentum."""
-    dropped: dict[str, list[str]]
-    """Why -> names of entries that are no weights."""
+    entries: int
+    """Number of entries in the file."""
+    spec: ModelSpec | None = None
+    """Class names and input, where they came with the weights."""
+    momentum: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """SGD momentum by parameter, from a MindSpore training checkpoint; else empty."""
+    momentum_entries: list[str] = field(default_factory=list)
+    """Names of the entries that hold it."""
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> names of the entries that became neither weights nor momentum."""
     notes: list[str] = field(default_factory=list)
+    """What the user should know about how the file was read."""
+
+    @property
+    def used(self) -> int:
+        """Number of entries that became weights or momentum."""
+        return self.entries - sum(map(len, self.dropped.values()))
 
 
-def from_entries(entries: Mapping[str, np.ndarray], source: str) -> Translated:
-    """Translate a checkpoint's entries; `source` names it in errors.
+def from_entries(entries: Mapping[str, NDArray[Any]], path: Path) -> LoadedWeights:
+    """Translate the entries of the file `path`.
 
     Raises UserError listing every entry that is missing, unknown or of another shape.
     """
-    entries, notes = _strip_prefix(entries, source)
+    entries, notes = _strip_prefix(entries, path)
     layout = detect_layout(entries)
     if layout is None:
         raise UserError(
-            f"{source} holds no SE-ResNeXt in a known layout (timm, mindcv, original zoo): no "
+            f"{path} holds no SE-ResNeXt in a known layout (timm, mindcv, original zoo): no "
             f"entry layer1.0.se.fc1.weight or its like; it begins with {listed(list(entries))}"
         )
-    arch = infer_architecture(layout, {n: a.shape for n, a in entries.items()}, source)
+    arch = detect_architecture(layout, {n: a.shape for n, a in entries.items()}, path)
     names = layout_names(layout, arch, has_biases(entries))
     trained = {n: parts for n, parts in names.items() if not is_buffer(n)}
     weights, used, problems = _gather(arch, names, "", entries)
-    momentum: dict[str, np.ndarray] = {}
+    momentum: dict[str, NDArray[Any]] = {}
     dropped: dict[str, list[str]] = {}
     moments = {MOMENTUM_PREFIX + part for parts in trained.values() for part in parts}
     if moments <= entries.keys():
@@ -79,33 +96,35 @@ def from_entries(entries: Mapping[str, np.ndarray], source: str) -> Translated:
         used |= moments & entries.keys()
     known = {part for parts in names.values() for part in parts}
     for name in entries:
-        if name not in used:
-            reason = _drop_reason(name, known)
-            if reason:
-                dropped.setdefault(reason, []).append(name)
-            else:
-                problems.append(f"unknown {name}")
+        if name in used:
+            continue
+        reason = _drop_reason(name, known)
+        if reason:
+            dropped.setdefault(reason, []).append(name)
+        else:
+            problems.append(f"unknown {name}")
     if problems:
         raise UserError(
-            f"the entries of {source} ({layout} layout, read as {arch.name}) do not fit: "
+            f"the entries of {path} ({layout} layout, read as {arch.name}) do not fit: "
             + listed(problems, "; ")
         )
-    return Translated(
+    return LoadedWeights(
+        path=path,
         layout=layout,
         architecture=arch,
         weights=weights,
+        entries=len(entries),
         momentum=momentum,
         momentum_entries=sorted(moments) if momentum else [],
-        used=len(entries) - sum(map(len, dropped.values())),
         dropped=dropped,
         notes=notes,
     )
 
 
 def _strip_prefix(
-    entries: Mapping[str, np.ndarray], source: str
-) -> tuple[Mapping[str, np.ndarray], list[str]]:
-    """Take off what wrappers put before every name (`module.`, `_orig_mod.`, `network.`...)."""
+    entries: Mapping[str, NDArray[Any]], path: Path
+) -> tuple[Mapping[str, NDArray[Any]], list[str]]:
+    """Remove the prefix that wrappers put before all names, such as `module.` or `network.`."""
     anchor = "layer1.0.conv1.weight"
     prefixes = {
         name.removesuffix(anchor)
@@ -114,18 +133,17 @@ def _strip_prefix(
     }
     if len(prefixes) > 1:
         raise UserError(
-            f"{source} holds {len(prefixes)} networks, under {listed(sorted(prefixes))}; "
-            "expected one"
+            f"{path} holds {len(prefixes)} networks, under {listed(sorted(prefixes))}; expected one"
         )
     prefix = next(iter(prefixes), "")
     if not prefix:
         return entries, []
-    stripped: dict[str, np.ndarray] = {}
+    stripped: dict[str, NDArray[Any]] = {}
     for name, array in entries.items():
         moment = MOMENTUM_PREFIX if name.startswith(MOMENTUM_PREFIX) else ""
         short = moment + name.removeprefix(moment).removeprefix(prefix)
         if short in stripped:
-            raise UserError(f"{source} holds {short!r} both with and without {prefix!r} before it")
+            raise UserError(f"{path} holds {short!r} both with and without {prefix!r} before it")
         stripped[short] = array
     return stripped, [f"took {prefix!r} off the names"]
 
@@ -134,10 +152,10 @@ def _gather(
     arch: Architecture,
     names: Mapping[str, list[str]],
     prefix: str,
-    entries: Mapping[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], set[str], list[str]]:
-    """(canonical arrays, entries used, what is wrong) for all `names` with `prefix` before."""
-    gathered: dict[str, np.ndarray] = {}
+    entries: Mapping[str, NDArray[Any]],
+) -> tuple[dict[str, NDArray[Any]], set[str], list[str]]:
+    """(canonical arrays, entries used, problems) of `names`, whose entries begin with `prefix`."""
+    gathered: dict[str, NDArray[Any]] = {}
     used: set[str] = set()
     problems: list[str] = []
     shapes = weight_shapes(arch)
@@ -161,8 +179,8 @@ def _gather(
     return gathered, used, problems
 
 
-def _unfit(array: np.ndarray, shape: tuple[int, ...]) -> str | None:
-    """What is wrong with an array for a weight of this shape; a 1x1 kernel may be a matrix."""
+def _unfit(array: NDArray[Any], shape: tuple[int, ...]) -> str | None:
+    """Why an array cannot be the weight of this shape, if so; a 1x1 kernel may be a matrix."""
     flat = shape[:2] if shape[2:] == (1, 1) else shape
     if array.shape not in (shape, flat):
         return f"has shape {tuple(array.shape)}, expected {shape}"
@@ -174,7 +192,7 @@ def _unfit(array: np.ndarray, shape: tuple[int, ...]) -> str | None:
 
 
 def _drop_reason(name: str, known: set[str]) -> str | None:
-    """Why an entry besides the weights may be left out; None if nobody knows it."""
+    """Why an entry that is not a weight may be left out; None if it is unknown."""
     if name in _SCALARS:
         return "training state of MindSpore"
     if name.startswith("ema.") and name.removeprefix("ema.") in known:
