@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import protobuf
 from ..errors import UserError
 from ..files import replacing
 
@@ -208,13 +209,13 @@ def _fields(data: mmap.mmap, span: _Span) -> Iterator[tuple[int, int | _Span]]:
     """(field number, integer or span of bytes) of one message, within its span."""
     at, end = span
     while at < end:
-        key, at = _varint(data, at, end)
+        key, at = _read_varint(data, at, end)
         number, wire = key >> 3, key & 7
         if wire == _VARINT:
-            value, at = _varint(data, at, end)
+            value, at = _read_varint(data, at, end)
             yield number, value
         elif wire == _LENGTH:
-            length, at = _varint(data, at, end)
+            length, at = _read_varint(data, at, end)
             if length > end - at:
                 raise _Damaged(f"a field claims {length} bytes where {end - at} are left")
             yield number, (at, at + length)
@@ -223,7 +224,7 @@ def _fields(data: mmap.mmap, span: _Span) -> Iterator[tuple[int, int | _Span]]:
             raise _Damaged(f"a field has the unknown wire type {wire}")
 
 
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
+def _read_varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 64, 7):
         if at >= end:
@@ -243,7 +244,7 @@ def _packed(data: mmap.mmap, span: _Span) -> list[int]:
     at, end = span
     values = []
     while at < end:
-        value, at = _varint(data, at, end)
+        value, at = _read_varint(data, at, end)
         values.append(value)
         if len(values) > MAX_DIMS:
             raise _Damaged(f"a tensor has more than {MAX_DIMS} dimensions")
@@ -279,20 +280,9 @@ def write_ckpt(path: Path, entries: Mapping[str, NDArray[Any]]) -> None:
 
 def _value_header(name: str, array: NDArray[Any], content_bytes: int) -> bytes:
     """The bytes of one entry before its content."""
-    kind = _TYPE_NAMES[array.dtype.newbyteorder("<")].encode()
-    tensor = b"".join(b"\x08" + _encode(n) for n in array.shape)
-    tensor += b"\x12" + _encode(len(kind)) + kind + b"\x1a" + _encode(content_bytes)
-    tag = name.encode()
-    value = b"\x0a" + _encode(len(tag)) + tag
-    value += b"\x12" + _encode(len(tensor) + content_bytes) + tensor
-    return b"\x0a" + _encode(len(value) + content_bytes) + value
-
-
-def _encode(value: int) -> bytes:
-    """`value` as a varint."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    dims = b"".join(b"\x08" + protobuf.varint(n) for n in array.shape)
+    kind = protobuf.field(2, _TYPE_NAMES[array.dtype.newbyteorder("<")].encode())
+    tensor = dims + kind + protobuf.header(3, content_bytes)
+    tag = protobuf.field(1, name.encode())
+    value = tag + protobuf.header(2, len(tensor) + content_bytes) + tensor
+    return protobuf.header(1, len(value) + content_bytes) + value
