@@ -1,7 +1,8 @@
-"""Read safetensors files, including the types that NumPy lacks; MindSpore and torch not needed."""
+"""Read safetensors files, bfloat16 included, which the library cannot turn into NumPy arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ _DTYPES = {
     "BOOL": "?", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
     "U64": "<u8", "I64": "<i8", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
 }  # fmt: skip
+_deserialize: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.deserialize
+"""Untyped in the library."""
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -25,7 +28,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str
     """
     try:
         raw = path.read_bytes()
-        tensors = safetensors.deserialize(raw)  # type: ignore[no-untyped-call]
+        tensors = _deserialize(raw)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except safetensors.SafetensorError as error:

@@ -16,7 +16,8 @@ from ..evaluate import evaluate_folder
 from ..model.spec import InputSpec, ModelSpec
 from ..training.checkpoint import MANIFEST, STATE, list_checkpoints, load_checkpoint
 from ..training.metrics import Metrics
-from ..weights.load import ForeignModel, load_weights
+from ..weights.load import load_weights
+from ..weights.translate import LoadedWeights
 from .options import EvalOptions, parse
 from .settings import engine_config, image_size
 
@@ -95,16 +96,16 @@ class Evaluator:
         """Every image of the folder is counted once. Raises UserError."""
         if path.is_dir() and (path / MANIFEST).is_file():
             load_checkpoint(path)  # its hashes are checked here, not by what reads the weights
-        foreign = load_weights(path)
-        spec = spec_of(path, foreign, self.class_names, self.inputs)
+        loaded = load_weights(path)
+        spec = spec_of(path, loaded, self.class_names, self.inputs)
         if self.engine and self.engine.spec == spec:
-            self.engine.load_state_dict(EngineState(model=foreign.weights))
+            self.engine.load_state_dict(EngineState(model=loaded.weights))
         else:
             if self.engine:
                 self.engine.close()
             o = self.options
             settings = engine_config(o.device_target, o.device_id, o.engine)
-            self.engine = create_engine(spec, foreign.weights, settings)
+            self.engine = create_engine(spec, loaded.weights, settings)
         metrics, _ = evaluate_folder(self.engine, self.folder, batch_size=self.options.batch_size)
         return metrics
 
@@ -119,17 +120,17 @@ def _images(options: EvalOptions) -> Path:
 
 
 def spec_of(
-    path: Path, foreign: ForeignModel, class_names: tuple[str, ...], inputs: InputSpec
+    path: Path, loaded: LoadedWeights, class_names: tuple[str, ...], inputs: InputSpec
 ) -> ModelSpec:
     """Class names and input of a checkpoint: those of the run that wrote it where there is one,
     else the given ones. Raises UserError where the number of classes is another."""
-    spec = foreign.spec or run_spec(path.parent)
-    classes = foreign.architecture.num_classes
+    spec = loaded.spec or run_spec(path.parent)
+    classes = loaded.architecture.num_classes
     if spec and len(spec.class_names) == classes:
-        return ModelSpec(foreign.architecture, spec.class_names, spec.input)
+        return ModelSpec(loaded.architecture, spec.class_names, spec.input)
     if classes != len(class_names):
         raise UserError(f"it has {classes} classes, the images {len(class_names)} class folders")
-    return ModelSpec(foreign.architecture, class_names, inputs)
+    return ModelSpec(loaded.architecture, class_names, inputs)
 
 
 def zoo_input(height: int, width: int) -> InputSpec:

@@ -29,18 +29,18 @@ def main(argv: list[str]) -> int:
     path = Path(options.ckpt_file)
     run = path if path.is_dir() else path.parent
     data = Path(options.data_path) if options.data_path else recorded_data(run)[1]
-    foreign = load_weights(path)
+    loaded = load_weights(path)
     spec = spec_of(
         path,
-        foreign,
-        class_names(data, foreign.architecture.num_classes),
+        loaded,
+        class_names(data, loaded.architecture.num_classes),
         zoo_input(options.height, options.width),
     )
     form = _FORMATS[options.file_format]
     out = Path(options.file_name.removesuffix(SUFFIXES[form]) + SUFFIXES[form])
     with tempfile.TemporaryDirectory(prefix="seresnext-") as folder:
         model = Path(folder, "model")
-        save_model(model, spec, foreign.weights)
+        save_model(model, spec, loaded.weights)
         comparing = Comparing(data=data, engine=settings.name, device=settings.device)
         report = export(model, form, out, comparing)
     print_report(report)
