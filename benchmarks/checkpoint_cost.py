@@ -73,7 +73,7 @@ def main() -> int:
         return time.perf_counter() - start, held
 
     with tempfile.TemporaryDirectory() as folder:
-        saver = Saver(Path(folder), 1, lambda path, checkpoint: None)
+        saver = Saver(Path(folder), 1)
         block(None, 0)
         plain, saving, held = [], [], []
         for number in range(args.blocks):

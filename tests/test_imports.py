@@ -52,7 +52,7 @@ EXTRA = {
     "training/log.py": {"rich", "tensorboard"},
     "training/run_folder.py": {"filelock"},
 }
-LOOP = {"training/loop.py", "training/run.py"}
+LOOP = {"training/loop.py", "training/run.py", "training/step_log.py"}
 """Bring data, engine and records together; the other files of `training` stand alone."""
 
 

@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import seresnext.training.loop as loop
+import seresnext.training.run as run_module
 from seresnext.batch import Batch
 from seresnext.cli import main
 
 notes, stop = Path(sys.argv[1]), int(sys.argv[2])
-create_engine = loop.create_engine
+create_engine = run_module.create_engine
 
 
 def recorded_engine(*arguments: Any) -> Any:
@@ -46,5 +46,5 @@ def recorded_engine(*arguments: Any) -> Any:
     return engine
 
 
-loop.create_engine = recorded_engine
+run_module.create_engine = recorded_engine
 sys.exit(main(sys.argv[3:]))

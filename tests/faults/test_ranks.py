@@ -113,14 +113,14 @@ def test_a_rank_may_be_slow(images: Path, two: tuple[Path, str], tmp_path: Path)
     """Longer busy than the silence that ends a run."""
     script = (
         "import sys, time\n"
-        "import seresnext.training.loop as loop\n"
+        "import seresnext.training.run as run_module\n"
         "from seresnext.cli import main\n"
         "from seresnext.launch.processes import rank\n"
-        "describe = loop.describe\n"
+        "describe = run_module.describe\n"
         "def slow(*arguments):\n"
         "    time.sleep(9 * rank())\n"
         "    return describe(*arguments)\n"
-        "loop.describe = slow\n"
+        "run_module.describe = slow\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     file = tmp_path / "slow.py"
@@ -133,11 +133,11 @@ def test_a_rank_may_be_slow(images: Path, two: tuple[Path, str], tmp_path: Path)
 
 STOPPED_IN_EVALUATION = """
 import os, signal, sys
-import seresnext.training.loop as loop
+import seresnext.training.run as run_module
 from seresnext.cli import main
 from seresnext.launch.processes import rank
 
-create, calls = loop.create_engine, 0
+create, calls = run_module.create_engine, 0
 
 def create_engine(*arguments):
     engine = create(*arguments)
@@ -153,7 +153,7 @@ def create_engine(*arguments):
     engine.predict = second_call
     return engine
 
-loop.create_engine = create_engine
+run_module.create_engine = create_engine
 sys.exit(main(sys.argv[1:]))
 """
 

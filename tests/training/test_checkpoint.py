@@ -226,18 +226,18 @@ except UserError as error:
 
 class TestSaver:
     def test_writes_in_order_and_cleans(self, tmp_path: Path) -> None:
-        heard: list[str] = []
-        saver = Saver(tmp_path, 2, lambda path, _: heard.append(path.name))
+        heard: list[int] = []
+        saver = Saver(tmp_path, 2, lambda saved: heard.append(saved.step))
         for step in range(1, 5):
             saver.save(make(step), best_step=1)
         saver.wait()
-        assert heard == [f"step-0000000{i}" for i in range(1, 5)]
+        assert heard == [1, 2, 3, 4]
         assert [p.name[-1] for p in list_checkpoints(tmp_path)] == ["1", "3", "4"]
 
     def test_a_failure_is_raised_later_not_lost(self, tmp_path: Path) -> None:
         blocked = tmp_path / "file"
         blocked.write_text("not a folder")
-        saver = Saver(blocked, 2, lambda path, _: None)
+        saver = Saver(blocked, 2)
         saver.save(make(1), None)
         with pytest.raises(UserError, match="cannot save"):
             saver.wait()

@@ -6,11 +6,23 @@ import pytest
 import torch
 
 from seresnext.config import ScheduleConfig
+from seresnext.training.plan import Plan
 from seresnext.training.schedule import create_schedule, due
 
 
 def curve(config: ScheduleConfig, total: int, per_epoch: float = 10.0) -> list[float]:
-    lr = create_schedule(config, 0.4, total, per_epoch, 32)
+    plan = Plan(
+        batch_size=32,
+        global_batch=32,
+        steps_per_epoch=per_epoch,
+        total_steps=total,
+        log_every=1,
+        eval_every=0,
+        save_every=0,
+        max_bad_steps=1,
+        peak_lr=0.4,
+    )
+    lr = create_schedule(config, plan)
     return [lr(step) for step in range(total)]
 
 

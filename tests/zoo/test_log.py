@@ -12,7 +12,7 @@ from seresnext.errors import UserError
 from seresnext.model.architecture import architecture
 from seresnext.model.init import init_weights
 from seresnext.model.spec import ModelSpec
-from seresnext.training.checkpoint import Checkpoint, save_checkpoint
+from seresnext.training.checkpoint import Checkpoint
 from seresnext.weights.load import load_weights
 from seresnext.zoo.checkpoints import ckpt_name, list_ckpts, refuse_foreign, write_zoo_ckpt
 from seresnext.zoo.log import ZooReporter, epoch_and_step, epoch_line, last_step, time_line
@@ -136,7 +136,7 @@ def test_the_reporter_writes_a_file_every_two_epochs_and_at_the_end(tmp_path: Pa
     reporter = ZooReporter(io.StringIO(), ckpt_folder=tmp_path)
     reporter.started(0, 15, 3.0)
     for step in (3, 6, 7, 12, 15):
-        reporter.saved(save_checkpoint(tmp_path / "checkpoints", checkpoint(step)))
+        reporter.saved(checkpoint(step))
     assert [path.name for path in list_ckpts(tmp_path)] == [
         *("train_senet_imagenet-2_3.ckpt", "train_senet_imagenet-4_3.ckpt"),
         "train_senet_imagenet-5_3.ckpt",
@@ -149,5 +149,5 @@ def test_the_reporter_follows_the_runs_own_interval(tmp_path: Path) -> None:
     reporter = ZooReporter(io.StringIO(), tmp_path, run, processes=2)
     reporter.started(0, 100, 4.0)
     for step in (2, 3, 4, 6):
-        reporter.saved(save_checkpoint(tmp_path / "checkpoints", checkpoint(step)))
+        reporter.saved(checkpoint(step))
     assert [path.name for path in list_ckpts(tmp_path)] == ["train_senet_imagenet-2_2.ckpt"]

@@ -34,9 +34,7 @@ def config(**options: object) -> Config:
 def rates(config: Config, world: int) -> list[float]:
     """The learning rate of every step of the first half epoch, and of each epoch's first step."""
     plan = make_plan(config, IMAGES, world, config.run.batch_size * world)
-    lr = create_schedule(
-        config.schedule, plan.peak_lr, plan.total_steps, plan.steps_per_epoch, plan.global_batch
-    )
+    lr = create_schedule(config.schedule, plan)
     return [lr(int(epoch * plan.steps_per_epoch)) for epoch in range(120)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 
 INTERRUPTED_EXIT = 75
 """Exit code of a run that was interrupted and saved (EX_TEMPFAIL of sysexits.h: try again)."""
@@ -26,12 +26,7 @@ class Interrupt:
         self._earlier = {number: signal.signal(number, self._handle) for number in self.signals}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
 

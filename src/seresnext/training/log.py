@@ -1,31 +1,32 @@
-"""What a run says: lines or a bar for people, `metrics.jsonl` and TensorBoard for tools."""
+"""The output of a run: lines or a progress bar, `metrics.jsonl`, TensorBoard events."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import UserError
+from ..files import append_json, replacing, writing
 
 METRICS_FILE = "metrics.jsonl"
 _PRINT_EVERY_SECONDS = 1.0
 """Plain lines come no faster than this, so that a log of fast steps stays readable."""
+ADVICE = "checkpoints are untouched. Free some space and run the same command again"
 
 
 class Reporter(Protocol):
-    """Who hears of a run's events; the loop knows nothing of bars, lines or files."""
+    """Receives a run's events and shows them."""
 
     def message(self, text: str) -> None:
         """A sentence for people."""
         ...
 
-    def started(self, step: int, total_steps: int, steps_per_epoch: float) -> None: ...
+    def started(self, step: int, total_steps: int, steps_per_epoch: float) -> None:
+        """Training begins, `step` steps of a resumed run being done."""
+        ...
 
     def metrics(self, record: dict[str, float]) -> None:
         """`step` and `epoch`, with `train/loss`, `train/top1`, `lr`, `images_per_second`,
@@ -34,15 +35,11 @@ class Reporter(Protocol):
         """
         ...
 
-    def saved(self, path: Path) -> None:
-        """A checkpoint is complete on disk."""
-        ...
-
     def close(self) -> None: ...
 
 
 def line(record: dict[str, float], total_steps: int) -> str:
-    """One event as a line of text."""
+    """Return one record as a line of text."""
     head = f"step {int(record['step'])}/{total_steps}  epoch {record['epoch']:.2f}"
     if "val/top1" in record:
         body = (
@@ -60,7 +57,7 @@ def line(record: dict[str, float], total_steps: int) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
+    """Return seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -86,9 +83,6 @@ class LineReporter:
         if "val/top1" in record or last or now - self.printed >= _PRINT_EVERY_SECONDS:
             self.printed = now
             self.message(line(record, self.total_steps))
-
-    def saved(self, path: Path) -> None:
-        pass
 
     def close(self) -> None:
         pass
@@ -134,37 +128,40 @@ class BarReporter:
             ),
         )
 
-    def saved(self, path: Path) -> None:
-        pass
-
     def close(self) -> None:
         self.bar.stop()
 
 
 def console_reporter() -> Reporter:
-    """A bar where a person watches, lines elsewhere."""
+    """Return a bar for a terminal, lines for anything else."""
     return BarReporter() if sys.stdout.isatty() else LineReporter()
 
 
 class MetricsFile:
     """`RUN/metrics.jsonl`, one JSON object a line, and TensorBoard events beside it.
 
-    What cannot be written raises UserError.
+    Raises UserError for what cannot be written.
     """
 
     def __init__(self, run: Path, start_step: int) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self.path = run / METRICS_FILE
-        with writing(run):
-            _drop_after(self.path, start_step)
+        self.run = run
+        with writing(run, ADVICE):
+            _drop_after(run / METRICS_FILE, start_step)
             self.events = EventFileWriter(str(run / "tensorboard"))
 
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """Append one JSON object to a file of the run."""
+        with writing(self.run / name, ADVICE):
+            append_json(self.run / name, record)
+
     def write(self, record: dict[str, float]) -> None:
+        """Append the record to both."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        append(self.path, record)
+        self.append(METRICS_FILE, record)
         values = [
             Summary.Value(tag=tag, simple_value=value)
             for tag, value in record.items()
@@ -173,44 +170,30 @@ class MetricsFile:
         event = Event(
             step=int(record["step"]), wall_time=time.time(), summary=Summary(value=values)
         )
-        with writing(self.path.parent / "tensorboard"):
+        with writing(self.run / "tensorboard", ADVICE):
             self.events.add_event(event)
 
     def close(self) -> None:
-        # A full disk has been told of; a curve's last point is not worth another error.
+        # A full disk has been reported by `write`; the last point of a curve needs no second error.
         with contextlib.suppress(OSError):
             self.events.close()
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """An OSError inside becomes a UserError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; checkpoints are untouched. Free some "
-            "space and run the same command again"
-        ) from error
-
-
-def append(path: Path, record: dict[str, Any]) -> None:
-    """Add one JSON object as a line, at once."""
-    with writing(path), open(path, "ab", buffering=0) as file:
-        file.write(json.dumps(record).encode() + b"\n")
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """Return the records of `RUN/metrics.jsonl`, without a line cut short by a crash."""
+    records = []
+    path = run / METRICS_FILE
+    for text in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            record = json.loads(text)
+            if isinstance(record, dict) and "step" in record:
+                records.append(record)
+    return records
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Forget what a killed run wrote after the checkpoint it resumes from, atomically."""
-    if not path.exists():
-        return
-    kept = []
-    for text in path.read_text().splitlines():
-        try:
-            if json.loads(text)["step"] <= step:
-                kept.append(text)
-        except (ValueError, KeyError, TypeError):
-            continue  # the line that was being written when the run was killed
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("".join(f"{text}\n" for text in kept))
-    os.replace(temporary, path)
+    """Remove what a killed run wrote after the checkpoint that it resumes from."""
+    if path.exists():
+        kept = [record for record in read_metrics(path.parent) if record["step"] <= step]
+        with replacing(path) as temporary:
+            temporary.write_text("".join(f"{json.dumps(record)}\n" for record in kept))

@@ -23,6 +23,8 @@ class Plan:
     eval_every: float
     """0: only at the end."""
     save_every: float
+    max_bad_steps: int
+    """Steps in a row with a loss or gradient that is not finite, after which the run stops."""
     peak_lr: float
     """Learning rate after the warmup, scaled to the global batch."""
 
@@ -68,5 +70,6 @@ def make_plan(config: Config, images: int, world_size: int, global_batch: int) -
         log_every=max(steps(run.log_every), 1.0),
         eval_every=steps(run.eval_every),
         save_every=steps(run.save_every),
+        max_bad_steps=run.max_bad_steps,
         peak_lr=config.optim.lr_per_256 * global_batch / 256,
     )

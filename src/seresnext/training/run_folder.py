@@ -1,16 +1,14 @@
-"""A run's folder: who may write there, and what lies where."""
+"""A run's folder: its layout, and the lock that keeps a second run out."""
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
-from types import TracebackType
 
 from filelock import FileLock, Timeout
 
 from ..config import Config, to_dict
 from ..errors import UserError
+from ..files import write_json
 from .checkpoint import checkpoint_path, list_checkpoints
 
 
@@ -40,19 +38,14 @@ class RunFolder:
             raise UserError(f"cannot write to {self.path}: {error.strerror}") from None
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._lock.release()
 
     def checkpoint(self, step: int) -> Path:
         return checkpoint_path(self.checkpoints, step)
 
     def refuse_overwriting(self) -> None:
-        """With `--resume never`, an earlier run's checkpoints are not written over."""
+        """Raise UserError if the folder holds checkpoints of an earlier run."""
         if list_checkpoints(self.checkpoints):
             raise UserError(
                 f"{self.path} holds checkpoints of an earlier run and --resume never was given; "
@@ -60,9 +53,4 @@ class RunFolder:
             )
 
     def write_config(self, config: Config) -> None:
-        temporary = self.config.with_name(f".config.json.{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n")
-            os.replace(temporary, self.config)
-        except OSError as error:
-            raise UserError(f"cannot write {self.config}: {error.strerror}") from None
+        write_json(self.config, to_dict(config))

@@ -13,12 +13,13 @@ class Saver:
     """Writes checkpoints of one run in the background.
 
     The caller hands over a copy of the state and trains on. A second save waits for the first;
-    a failure is raised at the next `save`, `wait` or `close`, not lost.
+    a failure is raised by the next `save` or `wait`.
     """
 
     def __init__(
-        self, folder: Path, keep: int, on_saved: Callable[[Path, Checkpoint], None]
+        self, folder: Path, keep: int, on_saved: Callable[[Checkpoint], None] | None = None
     ) -> None:
+        """`keep` checkpoints stay, and the best one. `on_saved` is called by the thread."""
         self.folder, self.keep, self.on_saved = folder, keep, on_saved
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -32,9 +33,10 @@ class Saver:
 
     def _write(self, checkpoint: Checkpoint, best_step: int | None) -> None:
         try:
-            path = save_checkpoint(self.folder, checkpoint)
+            save_checkpoint(self.folder, checkpoint)
             clean(self.folder, self.keep, best_step)
-            self.on_saved(path, checkpoint)
+            if self.on_saved:
+                self.on_saved(checkpoint)
         except BaseException as error:
             self._error = error
 

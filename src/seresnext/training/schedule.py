@@ -8,32 +8,28 @@ from collections.abc import Callable
 
 from ..config import ScheduleConfig
 from ..config.durations import whole_steps
+from .plan import Plan
 
 
 def due(done: int, every: float) -> bool:
-    """Whether step number `done` (1-based) completes another `every` steps; 0 is never.
+    """Return whether step number `done` (from 1) completes another `every` steps; 0 is never.
 
     `every` may be a fraction (an epoch of 44.9 steps): due at the first step past each multiple.
     """
     return every > 0 and math.floor(done / every + 1e-9) > math.floor((done - 1) / every + 1e-9)
 
 
-def create_schedule(
-    config: ScheduleConfig,
-    peak: float,
-    total_steps: int,
-    steps_per_epoch: float,
-    global_batch: int,
-) -> Callable[[int], float]:
-    """Return `lr(step)` for steps 0 .. total_steps - 1.
+def create_schedule(config: ScheduleConfig, plan: Plan) -> Callable[[int], float]:
+    """Return `lr(step)` for steps 0 to `plan.total_steps` - 1.
 
     Warmup is linear in (step + 1) / warmup steps, so the first step is not zero and the last
     warmup step has the peak rate (arXiv:1706.02677, section 2.2). Cosine is
     arXiv:1608.03983 without restarts.
     """
+    peak, total_steps, steps_per_epoch = plan.peak_lr, plan.total_steps, plan.steps_per_epoch
 
     def steps(text: str) -> int:
-        return whole_steps(text, steps_per_epoch, global_batch)
+        return whole_steps(text, steps_per_epoch, plan.global_batch)
 
     warmup = min(steps(config.warmup), total_steps)
     milestones = sorted(steps(text) for text in config.milestones)

@@ -1,18 +1,18 @@
-"""Between the loop and its reporters: gathers steps, fetches them together, judges them."""
+"""The log of training steps: collects their scalars, fetches them together, checks them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from ..batch import Batch
+from ..engines.base import Engine
 from ..errors import UserError
-from .log import MetricsFile, Reporter, append
+from .log import MetricsFile, Reporter
 from .metrics import Metrics
 from .plan import Plan
 
@@ -23,64 +23,54 @@ class StepLog:
     """Holds the steps since the last flush; a flush is the run's only wait for the device."""
 
     def __init__(
-        self,
-        reporter: Reporter,
-        plan: Plan,
-        start_step: int,
-        fetch: Callable[[Any], dict[str, float]],
-        all_samples: Callable[[np.ndarray], np.ndarray],
-        max_bad_steps: int,
-        run: Path | None,
+        self, reporter: Reporter, engine: Engine, plan: Plan, step: int, run: Path | None
     ) -> None:
-        """`run` is the run folder on the rank that writes, None on the others; `all_samples`
-        makes a rank's sample numbers the global batch's."""
-        self.reporter, self.plan, self.fetch = reporter, plan, fetch
-        self.all_samples = all_samples
-        self.max_bad_steps, self.run = max_bad_steps, run
-        self.step, self.bad_in_row = start_step, 0
+        """`step`: steps done so far. `run`: the run folder on rank 0, None on the others."""
+        self.reporter, self.engine, self.plan = reporter, engine, plan
+        self.step, self.bad_in_row = step, 0
         # Not the batches themselves: a hundred of 128 at 224 px take 1.9 GB.
         self.pending: list[tuple[Any, np.ndarray, float]] = []
         self.waited = 0.0
-        self.file = MetricsFile(run, start_step) if run else None
         self.since = time.perf_counter()
-        reporter.started(start_step, plan.total_steps, plan.steps_per_epoch)
+        self.file = MetricsFile(run, step) if run else None
+
+    def start(self) -> None:
+        """Tell the reporter that steps follow; the time counts from here."""
+        self.since = time.perf_counter()
+        self.reporter.started(self.step, self.plan.total_steps, self.plan.steps_per_epoch)
 
     def __enter__(self) -> StepLog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self.file:
             self.file.close()
         self.reporter.close()
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; the time it took counts as waiting for data."""
+        """Return the next batch; the time it took counts as waiting for data."""
         start = time.perf_counter()
         batch = next(batches)
         self.waited += time.perf_counter() - start
         return batch
 
     def add(self, scalars: Any, batch: Batch, lr: float) -> None:
+        """Keep a step's scalars, as `Engine.train_step` returned them, for the next flush."""
         self.step += 1
         self.pending.append((scalars, batch.index, lr))
 
     def flush(self) -> None:
         """Fetch and report the pending steps.
 
-        Raises UserError when `max_bad_steps` steps in a row had a loss or gradient that is not
-        finite; none of those changed the model.
+        Raises UserError when `run.max_bad_steps` steps in a row had a loss or gradient that is
+        not finite; none of those changed the model.
         """
         if not self.pending:
             return
-        values = [self.fetch(scalars) for scalars, _, _ in self.pending]
+        values = [self.engine.fetch(scalars) for scalars, _, _ in self.pending]
         first = self.step - len(values) + 1
         for offset, (value, (_, index, _)) in enumerate(zip(values, self.pending, strict=True)):
-            self._judge(first + offset, value, index)
+            self._check(first + offset, value, index)
         now = time.perf_counter()
         seconds, good = max(now - self.since, 1e-9), [v for v in values if v["finite"]] or values
         record = {
@@ -116,23 +106,30 @@ class StepLog:
         if self.file:
             self.file.write(record)
 
-    def _judge(self, step: int, value: dict[str, float], index: np.ndarray) -> None:
+    def _check(self, step: int, value: dict[str, float], index: np.ndarray) -> None:
+        """Record a step that is not finite; raise UserError after too many in a row."""
         if value["finite"]:
             self.bad_in_row = 0
             return
         self.bad_in_row += 1
-        samples = self.all_samples(index).tolist()
-        if self.run:
+        samples = self._samples_of_all_ranks(index).tolist()
+        if self.file:
             entry = {"step": step, "loss": str(value["loss"]), "samples": samples}
-            append(self.run / BAD_STEPS_FILE, entry)
+            self.file.append(BAD_STEPS_FILE, entry)
         self.reporter.message(
             f"step {step}: loss or gradient is not finite; nothing was updated, the batch's "
             f"samples are in {BAD_STEPS_FILE}"
         )
-        if self.bad_in_row >= self.max_bad_steps:
+        if self.bad_in_row >= self.plan.max_bad_steps:
             raise UserError(
                 f"stopped at step {step}: loss or gradient not finite {self.bad_in_row} steps in a "
                 f"row (run.max_bad_steps). The samples are listed in {BAD_STEPS_FILE}. A lower "
                 "learning rate (--optim.lr-per-256), gradient clipping (--optim.clip-norm 1) or "
                 "--precision fp32 usually helps"
             )
+
+    def _samples_of_all_ranks(self, index: np.ndarray) -> np.ndarray:
+        """Sample numbers of the global batch, from this rank's int64 [B]. A collective."""
+        everyone = np.zeros((self.engine.world_size, len(index)), np.int64)
+        everyone[self.engine.rank] = index
+        return self.engine.all_sum(everyone).ravel()

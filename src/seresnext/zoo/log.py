@@ -11,7 +11,7 @@ from typing import Any
 from ..config import RunConfig
 from ..config.durations import duration_steps
 from ..config.recipes import zoo
-from ..training.checkpoint import load_checkpoint
+from ..training.checkpoint import Checkpoint
 from ..training.schedule import due
 from .checkpoints import write_zoo_ckpt
 
@@ -91,11 +91,10 @@ class ZooReporter:
             self.message(time_line(self.seconds, self.steps))
             self.seconds, self.steps = 0.0, 0
 
-    def saved(self, path: Path) -> None:
-        """Called by the rank that writes, and by the thread that does."""
+    def saved(self, checkpoint: Checkpoint) -> None:
+        """Write the `.ckpt` of a checkpoint; called by the rank and the thread that write."""
         if self.ckpt_folder is None:
             return
-        checkpoint = load_checkpoint(path)
         done = checkpoint.step
         every = duration_steps(self.run.save_every, self.steps_per_epoch, self.global_batch)
         if done == self.total_steps or due(done, every):

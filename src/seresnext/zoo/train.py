@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
         reporter = ZooReporter(None, ckpt_folder, config.run, world_size())
         for note in notes:
             reporter.message(note)
-        train(config, reporter)
+        train(config, reporter, reporter.saved)
     return 0
 
 
