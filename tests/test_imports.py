@@ -128,13 +128,13 @@ def test_help_loads_no_framework() -> None:
 
 def test_train_help_loads_no_framework() -> None:
     code = "from seresnext.cli import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass"
-    assert not loaded(code) & (FRAMEWORKS | {"grain", "cv2"})
+    assert not loaded(code) & (FRAMEWORKS | {"cv2"})
 
 
 def test_torch_engine_loads_without_the_packages_other_dependencies() -> None:
     names = loaded("import seresnext.engines.torch.engine, seresnext.engines.base")
     assert "torch" in names
-    assert not names & {"tyro", "grain", "rich", "cv2", "simplejpeg", "tensorboard", "mindspore"}
+    assert not names & {"tyro", "rich", "cv2", "simplejpeg", "tensorboard", "mindspore"}
 
 
 def test_a_missing_framework_breaks_its_engine_only() -> None:

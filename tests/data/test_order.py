@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 from seresnext.data.order import (
     SampleOrder,
     batch_seed,
-    grain,
     pair_rng,
     sample_rng,
     steps_per_epoch,
@@ -104,12 +101,6 @@ class TestOrder:
             slices = [positions[r * per_rank : (r + 1) * per_rank] for r in range(world)]
             assert [p for part in slices for p in part] == list(positions)
             assert positions == range(12 * step, 12 * step + 12)
-
-    def test_is_grains_shuffle(self) -> None:
-        order = SampleOrder(1000, 5, 1)
-        grains = grain.MapDataset.range(1000).shuffle(seed=zlib.crc32(b"order 5")).repeat()
-        positions = [0, 1, 999, 1000, 7777]
-        assert [order.sample(p) for p in positions] == [(p // 1000, grains[p]) for p in positions]
 
     def test_orders_differ(self) -> None:
         """Between epochs, between seeds, and between seed s at epoch 1 and s + 1 at epoch 0."""

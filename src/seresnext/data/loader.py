@@ -6,9 +6,12 @@ import contextlib
 import json
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +23,14 @@ from ..machine import usable_cores
 from ..model.spec import InputSpec
 from .augment import augment_encoded, mean_color, mix_pair
 from .decode import ImageError, decode_image
-from .order import SampleOrder, batch_seed, grain, pair_rng, sample_rng, steps_per_epoch
+from .order import SampleOrder, batch_seed, pair_rng, sample_rng, steps_per_epoch
 from .preprocess import preprocess
 from .sources import Source
 
 __all__ = ["BadImages", "eval_batches", "steps_per_epoch", "train_batches"]
 
-# Rows that one thread makes at a time: enough to make Grain's cost per task disappear, few
-# enough that all threads work on the same batch. Even, so that a mixed pair is in one task.
+# Rows that one thread makes at a time: few, so that all threads work on the same batch. Even, so
+# that a mixed pair is in one task.
 _ROWS = 8
 
 
@@ -223,34 +226,28 @@ def _batches(
     batch_size: int,
     workers: int,
 ) -> Generator[Batch, None, None]:
-    """Batches of `steps`, in order, made ahead of time by `workers` threads.
+    """Yield the batches of `steps`, in order, made ahead of time by `workers` threads.
 
     Threads fill `_ROWS` rows at a time, straight into the batch that they belong to. What `fill`
-    raises is raised here.
+    raises is raised here. The threads end when the generator is closed or forgotten.
     """
-    parts = -(-batch_size // _ROWS)
+    pieces = [range(row, min(row + _ROWS, batch_size)) for row in range(0, batch_size, _ROWS)]
     threads = workers or usable_cores()
-    unfinished: dict[int, Batch] = {}
-    lock = threading.Lock()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="seresnext-data")
 
-    def work(task: int) -> Batch:
-        step, part = divmod(task, parts)
-        with lock:
-            if step not in unfinished:
-                unfinished[step] = blank(step)
-            batch = unfinished[step]
-        fill(batch, step, range(part * _ROWS, min((part + 1) * _ROWS, batch_size)))
-        return batch
+    def start(step: int) -> tuple[Batch, list[Future[None]]]:
+        batch = blank(step)
+        return batch, [pool.submit(fill, batch, step, rows) for rows in pieces]
 
-    tasks = grain.MapDataset.range(steps.start * parts, steps.stop * parts).map(work)
-    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * parts + threads)
-    results = iter(tasks.to_iter_dataset(ahead))
+    started = map(start, steps)
     try:
-        for step in steps:
-            for _ in range(parts):
-                batch = next(results)
-            with lock:
-                del unfinished[step]
+        # Two batches ready, and a task for every thread beyond them.
+        ahead = deque(islice(started, 2 + -(-threads // len(pieces))))
+        while ahead:
+            batch, parts = ahead.popleft()
+            for part in parts:
+                part.result()
+            ahead.extend(islice(started, 1))
             yield batch
     finally:
-        results.close()
+        pool.shutdown(cancel_futures=True)
