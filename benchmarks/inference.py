@@ -38,11 +38,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # how timm is imported, in one place
 
-from seresnext.exporters.graph import normalise
+from seresnext.exporters.base import load_exporter
 from seresnext.machine import describe_cpu
 from seresnext.model.architecture import architecture
 from seresnext.model.spec import ModelSpec
 from seresnext.runtimes.artifact import Artifact
+from seresnext.runtimes.formats import FORMATS
+from seresnext.runtimes.normalise import normalise
 
 NAME, SIZE, CLASSES = "seresnext50_32x4d", 224, 1000
 SPEC = ModelSpec(architecture(NAME), tuple(map(str, range(CLASSES))))
@@ -75,7 +77,7 @@ def write_files(folder: Path) -> np.ndarray:
     import torch
 
     from engines.timm_reference import canonical, timm_model
-    from seresnext.runtimes.base import load, writer
+    from seresnext.exporters import int8
 
     torch.manual_seed(0)
     model = timm_model(SPEC.architecture)
@@ -95,11 +97,11 @@ def write_files(folder: Path) -> np.ndarray:
     for contestant in OURS:
         path = folder / contestant.file
         described = Artifact(SPEC, "0" * 64, "benchmark", path.stem)
-        form = writer({".xml": "openvino", ".onnx": "onnx"}[path.suffix])
-        network = form.build(described, weights)
+        exporter = load_exporter(next(f for f in FORMATS.values() if f.suffix == path.suffix))
+        network = exporter.build(described, weights)
         if path.stem == "int8":
-            network = load("nncf_int8")._quantise(network, noise, SPEC.input, ())
-        form.write(network, described, path)
+            network = int8.to_int8(network, noise, SPEC.input, ())
+        exporter.write(network, described, path)
     return logits
 
 

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from seresnext.runtimes.formats import FORMATS, INT8_PACKAGE
+
 SRC = Path(__file__).parents[1] / "src" / "seresnext"
-FRAMEWORKS = {"torch", "mindspore", "onnx", "onnxruntime", "openvino", "nncf", "timm", "mindcv"}
+FRAMEWORKS = {"torch", "mindspore", "nncf", "timm", "mindcv"} | {
+    package for format in FORMATS.values() for package in format.packages
+}
 NEUTRAL = {"numpy", "safetensors", "pydantic"}
 OWN_NEUTRAL = {"config", "batch", "errors", "files", "machine", "model", "protobuf", "schema"}
 
@@ -87,26 +91,34 @@ def test_engines_import_their_framework_only(folder: str, framework: set[str]) -
         assert all(n.startswith((dotted, "engines.base")) for n in neighbours), path
 
 
-FORMATS = {
-    "int8": {"nncf"},
-    "onnx": {"onnx", "onnxruntime"},
-    "openvino": {"openvino"},
-    "mindir": {"mindspore"},
-    "torch": {"torch"},
-}
+PACKAGES = {f.name: set(f.packages) for f in FORMATS.values()} | {"int8": {INT8_PACKAGE}}
 """File of `runtimes` and `exporters` -> the frameworks that it may import."""
+SHARED = {
+    # A framework's choice of a device is the same for its engine and its runtime.
+    "runtimes/mindir.py": {"engines.mindspore.device"},
+    "exporters/mindir.py": {"engines.mindspore.device"},
+    "exporters/air.py": {"engines.mindspore.device"},
+    "runtimes/torch.py": {"engines.torch.devices"},
+}
 
 
 @pytest.mark.parametrize("folder", ["runtimes", "exporters"])
 def test_formats_import_their_framework_only(folder: str) -> None:
     for path in files(folder):
         foreign, own = imports(path)
-        assert foreign & FRAMEWORKS <= FORMATS.get(path.stem, set()), f"{path}: {foreign}"
-        if path.stem in FORMATS:
-            # MindSpore has one device per process, so its engine and its runtime share the choice.
-            shared = {"engines.mindspore.device"} if path.stem == "mindir" else set()
+        assert foreign & FRAMEWORKS <= PACKAGES.get(path.stem, set()), f"{path}: {foreign}"
+        if path.stem in PACKAGES:
+            shared = SHARED.get(str(path.relative_to(SRC)), set())
             assert not {n for n in own if n.startswith("data")}, path
             assert not {n for n in own if n.startswith("engines")} - shared, path
+
+
+def test_runtimes_need_no_exporters() -> None:
+    for path in files("runtimes"):
+        # A .pt2 is not run: its network is built anew, from the description that exporters use.
+        allowed = {"exporters.graph"} if path.name == "torch.py" else set()
+        found = {n for n in imports(path)[1] if n.startswith("exporters")}
+        assert found <= allowed, f"{path}: {found}"
 
 
 def test_nothing_imports_the_command_line() -> None:

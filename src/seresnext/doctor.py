@@ -1,32 +1,78 @@
-"""What works here, and what to install for the rest."""
+"""Which engines, runtimes and devices work on this machine, and what to install for the others."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import __version__
 from .model.architecture import MODEL_NAMES
+from .runtimes.formats import FORMATS, INT8_EXTRA, INT8_PACKAGE
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of the report."""
+    """One part of the package that is optional."""
 
     name: str
     works: bool
     detail: str
+    """Versions and devices, or what is missing and how to install it."""
+
+
+def summary() -> str:
+    """The machine, what works on it, and the models, as text."""
+    lines = [
+        f"seresnext {__version__}, Python {platform.python_version()}, numpy {_version('numpy')}, "
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "",
+        *(f"{'ok     ' if f.works else 'missing'}  {f.name:<18} {f.detail}" for f in diagnose()),
+        "",
+        f"models: {', '.join(MODEL_NAMES)}",
+    ]
+    return "\n".join(lines)
+
+
+def diagnose() -> list[Finding]:
+    """Examine every engine, every format that can be run, and quantisation. Raises nothing."""
+    runnable = [f for f in FORMATS.values() if f.runtime]
+    return [
+        *(_examine(f"engine {name}", [name], name) for name in ("torch", "mindspore")),
+        *(_examine(f"runtime {f.name}", f.packages, f.extra) for f in runnable),
+        _examine("int8 quantisation", [INT8_PACKAGE], INT8_EXTRA),
+    ]
+
+
+def _examine(name: str, packages: Sequence[str], extra: str) -> Finding:
+    try:
+        return Finding(name, True, "; ".join(map(_describe, packages)))
+    except Exception as error:  # a broken install can raise anything
+        return Finding(name, False, f"{error}; install: pip install 'seresnext[{extra}]'")
+
+
+def _describe(package: str) -> str:
+    """The package's version, and its devices if there is a way to list them."""
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"No module named {package!r}")
+    devices = {
+        "torch": _torch_devices,
+        "mindspore": _mindspore_devices,
+        "onnxruntime": _onnxruntime_devices,
+        "openvino": _openvino_devices,
+    }
+    text = f"{package} {_version(package)}"
+    return f"{text}: {devices[package]()}" if package in devices else text
 
 
 def _version(package: str) -> str:
     return importlib.metadata.version(package)
 
 
-def _torch() -> str:
+def _torch_devices() -> str:
     import torch
 
     devices = [f"cpu ({torch.get_num_threads()} threads)"]
@@ -38,71 +84,24 @@ def _torch() -> str:
         devices.append("mps")
     if hasattr(torch, "npu") and torch.npu.is_available():
         devices.append("npu")
-    return f"torch {torch.__version__}: {', '.join(devices)}"
+    return ", ".join(devices)
 
 
-def _mindspore() -> str:
-    import numpy
-
-    if int(numpy.__version__.split(".")[0]) >= 2:
-        raise ImportError(f"numpy {numpy.__version__} is installed, MindSpore needs numpy<2")
-    # Importing MindSpore starts thread pools and prints warnings; its version is enough here.
-    if importlib.util.find_spec("mindspore") is None:
-        raise ImportError("No module named 'mindspore'")
-    return f"mindspore {_version('mindspore')}: cpu, ascend where its driver is (not probed)"
+def _mindspore_devices() -> str:
+    # Not imported: that starts thread pools and prints warnings.
+    if int(_version("numpy").split(".")[0]) >= 2:
+        raise ImportError(f"numpy {_version('numpy')} is installed, MindSpore needs numpy<2")
+    return "cpu, ascend where its driver is (not probed)"
 
 
-def _onnx() -> str:
+def _onnxruntime_devices() -> str:
     import onnxruntime
 
-    providers = ", ".join(
-        p.removesuffix("ExecutionProvider") for p in onnxruntime.get_available_providers()
-    )
-    return f"onnxruntime {onnxruntime.__version__}: {providers}"
+    providers = onnxruntime.get_available_providers()
+    return ", ".join(p.removesuffix("ExecutionProvider") for p in providers)
 
 
-def _openvino() -> str:
+def _openvino_devices() -> str:
     import openvino
 
-    return f"openvino {_version('openvino')}: {', '.join(openvino.Core().available_devices)}"
-
-
-def _int8() -> str:
-    if importlib.util.find_spec("nncf") is None:
-        raise ImportError("No module named 'nncf'")
-    return f"nncf {_version('nncf')}"
-
-
-_CHECKS = {
-    "engine torch": (_torch, "torch"),
-    "engine mindspore": (_mindspore, "mindspore"),
-    "runtime onnx": (_onnx, "onnx"),
-    "runtime openvino": (_openvino, "openvino"),
-    "runtime mindir": (_mindspore, "mindspore"),
-    "int8 quantisation": (_int8, "openvino"),
-}
-
-
-def diagnose() -> list[Finding]:
-    """Try everything optional; nothing here raises."""
-    findings = []
-    for name, (check, extra) in _CHECKS.items():
-        try:
-            findings.append(Finding(name, True, check()))
-        except Exception as error:  # a broken install can raise anything
-            detail = f"{error}; install: pip install 'seresnext[{extra}]'"
-            findings.append(Finding(name, False, detail))
-    return findings
-
-
-def report() -> str:
-    """The whole report as text."""
-    lines = [
-        f"seresnext {__version__}, Python {platform.python_version()}, numpy {_version('numpy')}, "
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "",
-        *(f"{'ok     ' if f.works else 'missing'}  {f.name:<18} {f.detail}" for f in diagnose()),
-        "",
-        f"models: {', '.join(MODEL_NAMES)}",
-    ]
-    return "\n".join(lines)
+    return ", ".join(openvino.Core().available_devices)

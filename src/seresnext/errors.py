@@ -18,3 +18,8 @@ def listed(names: Sequence[str], separator: str = ", ") -> str:
     """Return the first eight names, and how many more there are."""
     more = f"{separator}and {len(names) - 8} more" if len(names) > 8 else ""
     return separator.join(names[:8]) + more
+
+
+def one_line(error: Exception, most: int = 300) -> str:
+    """Return the error's text on one line, cut after `most` characters."""
+    return " ".join(str(error).split())[:most]

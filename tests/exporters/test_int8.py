@@ -21,10 +21,12 @@ from runtimes.networks import (
     tiny_spec,
 )
 from seresnext.errors import UserError
-from seresnext.exporters import int8 as nncf_int8
+from seresnext.exporters import int8
 from seresnext.exporters import onnx as onnx_export
+from seresnext.exporters.base import load_exporter
 from seresnext.exporters.int8 import Trial, quantise
-from seresnext.runtimes.base import create_runtime, writer
+from seresnext.runtimes.base import create_runtime
+from seresnext.runtimes.formats import FORMATS
 
 BLOCKS = ("conv1", "layer1.0", "layer2.0", "layer3.0", "layer4.0", "fc")
 
@@ -40,14 +42,14 @@ def search(
 
     def fake(model: Any, images: Any, inputs: Any, in_float: Sequence[str]) -> frozenset[str]:
         ranking = len(tried) in range(1, 1 + len(BLOCKS))
-        assert len(images) == (nncf_int8.RANKING_CALIBRATION if ranking else 100)
+        assert len(images) == (int8.RANKING_CALIBRATION if ranking else 100)
         tried.append(frozenset(BLOCKS) - frozenset(in_float))
         return tried[-1]
 
     def logits(candidate: frozenset[str]) -> np.ndarray:
         return np.array([[sum(harm.get(block, 0.0) for block in candidate)]])
 
-    monkeypatch.setattr(nncf_int8, "_quantise", fake)
+    monkeypatch.setattr(int8, "to_int8", fake)
     trial = Trial(logits, np.zeros((1, 1)), lambda found: 90 - float(found[0, 0]))
     result = quantise("network", tiny_spec(), np.zeros((100, 1)), trial, max_drop)
     assert result.model == frozenset(BLOCKS) - frozenset(result.in_float)
@@ -89,11 +91,11 @@ def test_a_network_that_only_works_in_float(monkeypatch: pytest.MonkeyPatch) -> 
 def quantised(kind: str, path: Path, in_float: Sequence[str] = ()) -> Any:
     """The network in int8, written to `path`; returned as NNCF left it."""
     spec, described = tiny_spec(), artifact(tiny_spec(), precision="int8")
-    form = writer(kind)
-    model = form.build(described, random_weights(spec))
+    exporter = load_exporter(FORMATS[kind])
+    model = exporter.build(described, random_weights(spec))
     calibration = random_images(16, 32, seed=1)
-    model = nncf_int8._quantise(model, calibration, spec.input, in_float)
-    form.write(model, described, path)
+    model = int8.to_int8(model, calibration, spec.input, in_float)
+    exporter.write(model, described, path)
     return model
 
 

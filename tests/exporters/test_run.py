@@ -1,4 +1,4 @@
-"""Exports end to end: what is written, what the gate keeps out, what the user reads."""
+"""Exports end to end: what is written, what the comparison refuses, what the user reads."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from seresnext.config import Config, to_dict
 from seresnext.errors import UserError
 from seresnext.evaluate import evaluate_folder
 from seresnext.exporters import images as export_images
-from seresnext.exporters import int8 as nncf_int8
+from seresnext.exporters import int8
 from seresnext.exporters import onnx as onnx_export
-from seresnext.exporters.run import SUFFIXES, Format, Options, export, print_report
+from seresnext.exporters.options import ExportOptions
+from seresnext.exporters.report import print_report
+from seresnext.exporters.run import export
 from seresnext.model.architecture import architecture
 from seresnext.model.saved_model import save_model
 from seresnext.model.spec import ModelSpec
 from seresnext.runtimes.base import create_runtime
+from seresnext.runtimes.formats import FORMATS
 
 
 def write_images(folder: Path, count: int, seed: int) -> Path:
@@ -64,9 +67,9 @@ def perturb(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "format", ["onnx", "openvino", "torch", pytest.param("mindir", marks=pytest.mark.slow)]
 )
-def test_an_export_is_as_accurate_as_the_run(run: Path, tmp_path: Path, format: Format) -> None:
-    out = tmp_path / "new" / f"model{SUFFIXES[format]}"
-    report = export(run, format, out, Options(device="cpu"))
+def test_an_export_is_as_accurate_as_the_run(run: Path, tmp_path: Path, format: str) -> None:
+    out = tmp_path / "new" / f"model{FORMATS[format].suffix}"
+    report = export(run, out, ExportOptions(device="cpu"))
     assert set(report.files) == set(out.parent.iterdir())
     assert report.bytes == sum(file.stat().st_size for file in report.files)
     assert report.images == f"10 images of {run}/data/val"
@@ -85,21 +88,21 @@ def test_an_export_is_as_accurate_as_the_run(run: Path, tmp_path: Path, format: 
     assert by_artifact.loss == pytest.approx(by_engine.loss, rel=1e-5)
 
 
-def test_what_fails_the_gate_takes_no_good_files_place(
+def test_an_artifact_that_differs_replaces_no_earlier_file(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "model.onnx"
-    export(run, "onnx", out)
+    export(run, out)
     good = out.read_bytes()
     perturb(monkeypatch)
     pattern = r"was not written.*torch engine.*10 images of .*logits differ.*earlier file is as it"
     with pytest.raises(UserError, match=pattern) as caught:
-        export(run, "onnx", out)
+        export(run, out)
     assert "\n" not in str(caught.value)
     assert out.read_bytes() == good
     assert list(tmp_path.iterdir()) == [out]
     with pytest.raises(UserError, match=r"on 10 images of [^;]*val: logits differ by up to"):
-        export(run, "onnx", tmp_path / "none" / "model.onnx")
+        export(run, tmp_path / "none" / "model.onnx")
     assert not list((tmp_path / "none").iterdir())
 
 
@@ -115,45 +118,45 @@ def test_a_full_disk_leaves_the_old_file(
 
     monkeypatch.setattr(onnx_export, "write", full)
     with pytest.raises(UserError, match=r"cannot write .*model\.onnx: No space left on device"):
-        export(run, "onnx", out)
+        export(run, out)
     assert out.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_model_folder_is_compared_on_synthetic_images(run: Path, tmp_path: Path) -> None:
-    report = export(run / "model", "onnx", tmp_path / "m.onnx")
+    report = export(run / "model", tmp_path / "m.onnx")
     assert report.images == "32 synthetic images (no --data was given)"
     assert report.comparison.engine_metrics is None
 
 
 def test_given_images_go_before_recorded_ones(run: Path, tmp_path: Path) -> None:
     other = write_images(tmp_path / "other", 4, 300)
-    report = export(run, "onnx", tmp_path / "m.onnx", Options(data=other, max_images=7))
+    report = export(run, tmp_path / "m.onnx", ExportOptions(data=other, max_images=7))
     assert report.images == f"7 images of {other}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torch"])
 @pytest.mark.parametrize("name", ["seresnext50_32x4d", "seresnext50d_32x4d"])
-def test_full_size(tmp_path: Path, format: Format, name: str) -> None:
+def test_full_size(tmp_path: Path, format: str, name: str) -> None:
     arch = architecture(name, max_pool="same")
     spec = ModelSpec(arch, tuple(map(str, range(1000))))
     save_model(tmp_path / "model", spec, random_weights(spec))
-    report = export(tmp_path / "model", format, tmp_path / f"m{SUFFIXES[format]}")
+    report = export(tmp_path / "model", tmp_path / f"m{FORMATS[format].suffix}")
     assert report.comparison.relative < 1e-5
     assert report.comparison.agreement == 1
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_int8(run: Path, tmp_path: Path, format: Format, capsys: pytest.CaptureFixture) -> None:
-    out = tmp_path / f"model{SUFFIXES[format]}"
-    options = Options(precision="int8", with_preprocessing=True, max_drop=30)
-    report = export(run, format, out, options)
+def test_int8(run: Path, tmp_path: Path, format: str, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / f"model{FORMATS[format].suffix}"
+    options = ExportOptions(precision="int8", with_preprocessing=True, max_drop=30)
+    report = export(run, out, options)
     assert report.calibration == f"15 images of {run}/data/train"
     assert report.in_float == ()
     assert 1e-4 < report.comparison.relative < 0.5
     assert set(report.files) == set(tmp_path.iterdir())
-    assert capsys.readouterr().out == ""  # NNCF talks much
+    assert capsys.readouterr().out == ""  # NNCF prints much by itself
     runtime = create_runtime(out)
     assert runtime.artifact.precision == "int8"
     images = random_images(4, 32)
@@ -164,8 +167,8 @@ def test_int8(run: Path, tmp_path: Path, format: Format, capsys: pytest.CaptureF
 def test_int8_reports_the_blocks_it_left_in_float(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """As if layer3 did not bear it: candidates with it in int8 answer nonsense."""
-    quantise = nncf_int8._quantise
+    """Candidates with layer3 in int8 are made to predict one rare class."""
+    quantise = int8.to_int8
     pixels = np.stack([np.asarray(Image.open(p)) for p in (run / "data").rglob("*.png")])
     answers = create_runtime(run, device="cpu").predict(pixels[:, 4:36, 4:36]).argmax(1)
     rare = np.bincount(answers, minlength=5).argmin()
@@ -177,10 +180,10 @@ def test_int8_reports_the_blocks_it_left_in_float(
             bias.raw_data = np.where(np.arange(5) == rare, 1e3, 0).astype(np.float32).tobytes()
         return candidate
 
-    monkeypatch.setattr(nncf_int8, "_quantise", harmful)
+    monkeypatch.setattr(int8, "to_int8", harmful)
     out = tmp_path / "model.onnx"
-    options = Options(precision="int8", max_drop=30, calibration=run / "data" / "train")
-    report = export(run / "model", "onnx", out, options)
+    options = ExportOptions(precision="int8", max_drop=30, calibration=run / "data" / "train")
+    report = export(run / "model", out, options)
     assert report.in_float == ("layer3.0",)
     print_report(report)
     text = capsys.readouterr().out
@@ -191,7 +194,7 @@ def test_int8_reports_the_blocks_it_left_in_float(
 
 def test_int8_needs_images(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give --calibration DIR"):
-        export(run / "model", "onnx", tmp_path / "m.onnx", Options(precision="int8"))
+        export(run / "model", tmp_path / "m.onnx", ExportOptions(precision="int8"))
     chosen = export_images.calibration_images(run / "model", None, run / "data" / "val")
     assert chosen.origin == f"10 images of {run}/data/val"
     assert not chosen.labelled
@@ -209,17 +212,30 @@ def test_int8_needs_images(run: Path, tmp_path: Path) -> None:
         ("onnx", "m.onnx", {"data": Path("nowhere")}, "nowhere"),
     ],
 )
-def test_wrong_words(
-    run: Path, tmp_path: Path, format: Format, name: str, options: dict, message: str
+def test_options_that_do_not_fit(
+    run: Path, tmp_path: Path, format: str, name: str, options: dict, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        export(run, format, tmp_path / name, Options(**options))
+        export(run, tmp_path / name, ExportOptions(format=format, **options))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_suffix_of_no_format(run: Path, tmp_path: Path) -> None:
+    pattern = r"--out: expected a file that ends in one of \.onnx, \.xml, .*\.pt2, got .*m\.h5"
+    with pytest.raises(UserError, match=pattern):
+        export(run, tmp_path / "m.h5")
+
+
+def test_air_is_written_on_ascend_only(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mindspore")
+    with pytest.raises(UserError, match="AIR on Ascend only, and there is no Ascend device here"):
+        export(run, tmp_path / "m.air")
     assert not list(tmp_path.iterdir())
 
 
 def test_no_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no finished model"):
-        export(tmp_path, "onnx", tmp_path / "m.onnx")
+        export(tmp_path, tmp_path / "m.onnx")
 
 
 def test_spread_takes_every_class(run: Path) -> None:

@@ -15,6 +15,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 from runtimes.contract import RuntimeContract
 from runtimes.networks import (
+    artifact,
     difference,
     engine_logits,
     random_images,
@@ -22,25 +23,23 @@ from runtimes.networks import (
     tiny_spec,
 )
 from seresnext.errors import UserError
-from seresnext.exporters.graph import normalise
-from seresnext.exporters.mindir import with_user_info
+from seresnext.exporters import mindir as mindir_export
 from seresnext.runtimes.artifact import METADATA_KEY
 from seresnext.runtimes.base import create_runtime
-from seresnext.runtimes.mindir import export_air, export_mindir, user_info
+from seresnext.runtimes.mindir import user_info, with_user_info
+from seresnext.runtimes.normalise import normalise
 
 
 class TestContract(RuntimeContract):
     kind = "mindir"
-    suffix = ".mindir"
-    precisions = ("fp32",)
-    preprocessing = False
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mindir") / "model.mindir"
-    spec = tiny_spec()
-    export_mindir(spec, random_weights(spec), path, source_sha256="5" * 64)
+    described = artifact(tiny_spec())
+    network = mindir_export.build(described, random_weights(tiny_spec()))
+    mindir_export.write(network, described, path)
     return path
 
 
@@ -70,23 +69,6 @@ def test_what_others_find_in_the_file(path: Path) -> None:
         logits = graph(mindspore.Tensor(pixels[:count])).asnumpy()
         assert difference(logits, engine_logits(tiny_spec())[:count]) < 1e-5
     assert path.stat().st_mode & 0o444  # MindSpore's own are for the owner's eyes only
-
-
-@pytest.mark.parametrize("side", [32, 46])
-def test_any_size(side: int, tmp_path: Path) -> None:
-    """With `dynamic_size` one file answers at every size."""
-    spec = tiny_spec(downsample="avg")
-    export_mindir(spec, random_weights(spec), tmp_path / "m.mindir", dynamic_size=True)
-    other = tiny_spec(downsample="avg", image_size=side)
-    logits = create_runtime(tmp_path / "m.mindir").predict(random_images(9, side))
-    assert difference(logits, engine_logits(other)) < 1e-5
-
-
-def test_air_is_for_ascend(tmp_path: Path) -> None:
-    spec = tiny_spec()
-    with pytest.raises(UserError, match="AIR on Ascend only, and there is no Ascend device here"):
-        export_air(spec, random_weights(spec), tmp_path / "m.air")
-    assert not list(tmp_path.iterdir())
 
 
 def refused(path: Path, pattern: str) -> None:

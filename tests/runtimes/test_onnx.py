@@ -22,15 +22,14 @@ from runtimes.networks import (
 )
 from seresnext.errors import UserError
 from seresnext.exporters import onnx as onnx_export
-from seresnext.exporters.graph import normalise
 from seresnext.runtimes import onnx as runtime_file
 from seresnext.runtimes.artifact import METADATA_KEY
 from seresnext.runtimes.base import create_runtime
+from seresnext.runtimes.normalise import normalise
 
 
 class TestContract(RuntimeContract):
     kind = "onnx"
-    suffix = ".onnx"
 
 
 @pytest.fixture(scope="module")

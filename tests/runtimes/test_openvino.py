@@ -19,13 +19,12 @@ from runtimes.networks import (
 )
 from seresnext.errors import UserError
 from seresnext.exporters import openvino as openvino_export
-from seresnext.exporters.graph import normalise
 from seresnext.runtimes.base import create_runtime
+from seresnext.runtimes.normalise import normalise
 
 
 class TestContract(RuntimeContract):
     kind = "openvino"
-    suffix = ".xml"
 
 
 def write(path: Path, seed: int = 0) -> Path:

@@ -28,7 +28,6 @@ WEIGHTS = "data/weights/model_weights_config.json"
 
 class TestContract(RuntimeContract):
     kind = "torch"
-    suffix = ".pt2"
 
 
 @pytest.fixture(scope="module")

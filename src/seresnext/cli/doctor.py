@@ -14,7 +14,7 @@ class DoctorArgs:
 
 def run(argv: list[str]) -> int:
     tyro.cli(DoctorArgs, args=argv, prog="seresnext doctor")
-    from ..doctor import report
+    from ..doctor import summary
 
-    print(report())
+    print(summary())
     return 0

@@ -21,7 +21,7 @@ class EvaluateArgs:
     """
 
     model: tyro.conf.Positional[Path]
-    """Run folder, model folder, or artifact (.onnx, .xml, .mindir, .pt2)."""
+    """Run folder, model folder, or artifact of `seresnext export`."""
     data: Path
     """Folder with val/<class>/ (or validation/, test/), or with <class>/ itself."""
     batch_size: int = 64

@@ -1,8 +1,7 @@
-"""The evaluation network as a list of plain operations, for whatever writes artifacts.
+"""The evaluation network as a sequence of nine kinds of operation, for every exporter.
 
-BN is folded into the convolution before it, so a network is convolutions, pools, gates and one
-linear layer. `walk` is its only description on this side; ONNX, OpenVINO and PyTorch exports
-are eight small operations each.
+BN is folded into the convolution before it, so the network is convolutions, pools, gates and one
+linear layer. `walk` is the only description of it for export; each format implements `Ops`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from ..model.architecture import BN_EPS
-from ..model.spec import InputSpec, ModelSpec
+from ..model.spec import ModelSpec
 
 T = TypeVar("T")
 
@@ -41,20 +40,20 @@ class Linear:
 
 
 class Ops(Protocol[T]):
-    """What a format must be able to say. `T` is a value in it: a name, a node, a tensor.
+    """The nine operations that a format implements. `T` is a value in it: a name, node or tensor.
 
-    `name` is unique in the network and ends up in the artifact.
+    `name` is unique in the network and is written into the artifact.
     """
 
     def conv(self, x: T, name: str, layer: Conv) -> T: ...
     def relu(self, x: T, name: str) -> T: ...
     def sigmoid(self, x: T, name: str) -> T: ...
     def max_pool(self, x: T, name: str, before: int, after: int) -> T:
-        """3x3/2, padded by so many rows (and columns) before and after."""
+        """3x3 with stride 2, padded by so many rows and columns before and after."""
         ...
 
     def average_pool(self, x: T, name: str) -> T:
-        """2x2/2; an odd side's last window holds the one row that is left."""
+        """2x2 with stride 2; the last window of an odd side has one row (or column)."""
         ...
 
     def mean(self, x: T, name: str) -> T:
@@ -71,9 +70,9 @@ class Ops(Protocol[T]):
 def walk(
     ops: Ops[T], spec: ModelSpec, weights: Mapping[str, np.ndarray], x: T, group_width: int = 1
 ) -> T:
-    """Normalised images [B, 3, S, S] -> logits [B, K], said in `ops`.
+    """Call `ops` for every operation from normalised images `x` [B, 3, S, S] to logits [B, K].
 
-    `group_width`: see `widen`.
+    Returns the logits. `group_width`: see `widen`.
     """
     arch = spec.architecture
     layer = _Folder(weights, group_width)
@@ -122,7 +121,7 @@ class _Folder:
     group_width: int
 
     def conv(self, conv: str, bn: str, stride: int = 1, groups: int = 1) -> Conv:
-        """A convolution with the BN behind it folded in, computed in float64."""
+        """A convolution with the following BN folded in, computed in float64."""
         gamma, beta, mean, var = (
             self.weights[f"{bn}.{part}"].astype(np.float64)
             for part in ("weight", "bias", "running_mean", "running_var")
@@ -139,8 +138,8 @@ class _Folder:
 def widen(kernel: np.ndarray, groups: int, width: int) -> tuple[np.ndarray, int]:
     """Merge neighbouring groups until each has at least `width` channels, with zeros between.
 
-    The result is the same. CPU kernels work on 8 or 16 channels at once: groups of 4 or 8 leave
-    most lanes idle or take a slow path, so the zeros cost less than they save
+    The result is the same. CPU kernels compute 8 or 16 channels at once: groups of 4 or 8 leave
+    most lanes idle or take a slow path, so the zeros save more than they cost
     (docs/benchmarks.md). Returns the kernel and the number of groups.
     """
     per_input = kernel.shape[1]
@@ -154,19 +153,3 @@ def widen(kernel: np.ndarray, groups: int, width: int) -> tuple[np.ndarray, int]
         start = group % merged * per_input
         wide[rows, start : start + per_input] = kernel[rows]
     return wide, groups // merged
-
-
-def normalisation(spec: InputSpec) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [3] scale and offset: pixel * scale + offset = (pixel / 255 - mean) / std."""
-    mean, std = np.array(spec.mean), np.array(spec.std)
-    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
-
-
-def normalise(images: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """uint8 [N, S, S, 3] -> float32 [N, 3, S, S], contiguous."""
-    scale, offset = normalisation(spec)
-    out = np.empty((len(images), 3, *images.shape[1:3]), np.float32)
-    for channel in range(3):
-        np.multiply(images[..., channel], scale[channel], out=out[:, channel])
-        out[:, channel] += offset[channel]
-    return out

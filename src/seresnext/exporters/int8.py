@@ -1,4 +1,4 @@
-"""Post-training int8 quantisation by NNCF, which leaves in float the blocks that hurt."""
+"""Post-training int8 quantisation by NNCF; blocks that cost too much accuracy stay in float."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-# NNCF sends usage figures over the network unless this is set before it is imported.
+# NNCF sends usage statistics over the network unless this is set before it is imported.
 os.environ.setdefault("NNCF_CI", "1")
 
 import nncf
@@ -21,18 +21,17 @@ import nncf
 from ..errors import UserError
 from ..model.spec import InputSpec, ModelSpec
 from ..runtimes.artifact import INPUT_NAME
-from .graph import normalise
+from ..runtimes.normalise import normalise
 
 M = TypeVar("M")
-"""An openvino.Model or an onnx.ModelProto; NNCF takes both alike."""
+"""An openvino.Model or an onnx.ModelProto; NNCF takes both."""
 
 RANKING_CALIBRATION = 32
 """Images that give the ranges while blocks are ranked; the final ranges come from all."""
 
-
 _OVERFLOW_FIX = nncf.OverflowFix.ENABLE
 """Weights use half of the int8 range: CPUs without VNNI add pairs of products in 16 bits, which
-would overflow there and give other answers than where the artifact was checked."""
+would overflow there and give other logits than on the machine that made the comparison."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Quantised(Generic[M]):
 
 @dataclass(frozen=True)
 class Trial(Generic[M]):
-    """How a candidate is tried."""
+    """How a candidate is measured."""
 
     logits: Callable[[M], np.ndarray]
     """A candidate's float32 logits [N, K] on the trial images."""
@@ -65,15 +64,16 @@ def quantise(
 ) -> Quantised[M]:
     """Weights (per channel) and activations (per tensor) to int8, ranges from `calibration`.
 
-    calibration: uint8 [N, S, S, 3]. The squeeze-and-excitation convolutions stay in float: they
-    see one pixel and cost nothing. If the drop is more than `max_drop` points, each block is
-    tried in int8 alone, and as few blocks as possible go back to float, those with the largest
-    error in the logits first. Raises UserError if only a wholly float network is good enough.
+    calibration: uint8 [N, S, S, 3]. The squeeze-and-excitation convolutions stay in float: their
+    input is one pixel, so they take hardly any time. If the drop is more than `max_drop` points,
+    each block is tried in int8 alone, and as few blocks as possible go back to float, those with
+    the largest error in the logits first. Raises UserError if only a wholly float network is good
+    enough.
     """
     before = trial.score(trial.reference)
 
     def attempt(in_float: Sequence[str], images: np.ndarray) -> tuple[M, np.ndarray]:
-        candidate = _quantise(model, images, spec.input, in_float)
+        candidate = to_int8(model, images, spec.input, in_float)
         return candidate, trial.logits(candidate)
 
     whole, logits = attempt((), calibration)
@@ -107,7 +107,9 @@ def quantise(
     return best
 
 
-def _quantise(model: M, images: np.ndarray, inputs: InputSpec, in_float: Sequence[str]) -> M:
+def to_int8(model: M, images: np.ndarray, inputs: InputSpec, in_float: Sequence[str]) -> M:
+    """Quantise all but the blocks `in_float`, with ranges from `images`, uint8 [N, S, S, 3]."""
+
     def feed(image: np.ndarray) -> dict[str, np.ndarray]:
         return {INPUT_NAME: normalise(image[None], inputs)}
 
@@ -124,14 +126,14 @@ def _quantise(model: M, images: np.ndarray, inputs: InputSpec, in_float: Sequenc
 
 
 def _patterns(blocks: Iterable[str]) -> Iterator[str]:
-    """Regular expressions for the names of every node of these blocks (see `network.walk`)."""
+    """Regular expressions for the names of every node of these blocks (see `graph.walk`)."""
     for block in blocks:
         yield r"fc|logits|features" if block == "fc" else rf"{re.escape(block)}(\..*)?"
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without NNCF's log and progress bars."""
+    """Suppress NNCF's log and progress bars."""
     nncf.set_log_level(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):
         yield

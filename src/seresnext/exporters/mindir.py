@@ -1,4 +1,4 @@
-"""Write the network as MindIR or AIR, BN folded."""
+"""Write the network as MindIR, from canonical weights and without any engine."""
 
 from __future__ import annotations
 
@@ -15,66 +15,25 @@ import mindspore as ms  # isort: skip
 from mindspore import Parameter, Tensor, nn  # isort: skip
 from mindspore.ops import operations as P  # isort: skip
 
-from .. import __version__
-from ..errors import UserError
-from ..model.spec import ModelSpec
-from ..protobuf import field
-from ..runtimes.artifact import METADATA_KEY, Artifact
+from ..runtimes.artifact import Artifact
+from ..runtimes.mindir import with_user_info
 from .graph import Conv, Linear, walk
-
-DIGEST_KEY = f"{METADATA_KEY}.sha256"
-"""Entry with the SHA-256 of the file before the entries were added."""
-
-
-def export_mindir(
-    spec: ModelSpec,
-    weights: Mapping[str, np.ndarray],
-    path: Path,
-    *,
-    dynamic_size: bool = False,
-    source_sha256: str = "",
-) -> None:
-    """Write a MindIR that takes float32 [B, 3, S, S], normalised, for any B.
-
-    With `dynamic_size` also any height and width of at least 32. The metadata is in the file.
-    """
-    artifact = Artifact(spec, source_sha256, __version__)
-    write(build(artifact, weights, any_size=dynamic_size), artifact, path)
-
-
-def export_air(
-    spec: ModelSpec, weights: Mapping[str, np.ndarray], path: Path, *, batch: int = 1
-) -> None:
-    """Write an AIR, which Ascend's tools compile to an .om, for `batch` normalised images.
-
-    Raises UserError off Ascend. Written to MindSpore's documentation, not run on hardware.
-    """
-    if prepare("auto", what="--format air") != "Ascend":
-        raise UserError(
-            "--format air: MindSpore writes AIR on Ascend only, and there is no Ascend device "
-            "here; export mindir, which Ascend's converter reads too"
-        )
-    artifact = Artifact(spec, "", __version__)
-    example = Tensor(np.zeros((batch, *artifact.input_shape), np.float32))
-    ms.export(build(artifact, weights), example, file_name=str(path), file_format="AIR")
 
 
 def versions() -> str:
-    """What wrote an artifact, for its report."""
+    """The format and what writes it, with versions."""
     return f"MindIR, mindspore {ms.__version__}"
 
 
-def build(
-    artifact: Artifact, weights: Mapping[str, np.ndarray], *, any_size: bool = False
-) -> ExportedNetwork:
-    return ExportedNetwork(artifact, weights, any_size)
+def build(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> ExportedNetwork:
+    """The network as cells."""
+    return ExportedNetwork(artifact, weights)
 
 
 def write(network: ExportedNetwork, artifact: Artifact, path: Path) -> None:
     """Write the network with a free batch dimension to `path`, with its metadata."""
     prepare("cpu")
-    sides = [None, None] if network.any_size else list(artifact.input_shape[1:])
-    pixels = Tensor(shape=[None, 3, *sides], dtype=ms.float32)
+    pixels = Tensor(shape=[None, *artifact.input_shape], dtype=ms.float32)
     plain = path.with_name(f"{path.stem}.plain.mindir")  # MindSpore insists on the suffix
     ms.export(network, pixels, file_name=str(plain), file_format="MINDIR")
     data = plain.read_bytes()
@@ -83,33 +42,19 @@ def write(network: ExportedNetwork, artifact: Artifact, path: Path) -> None:
     path.write_bytes(with_user_info(data, artifact.to_json(), digest))
 
 
-def with_user_info(data: bytes, metadata: str, digest: str) -> bytes:
-    """The file with the texts that this package adds. To append a field to a protobuf message is
-    to set it."""
-    return data + _user_info(METADATA_KEY, metadata) + _user_info(DIGEST_KEY, digest)
-
-
-def _user_info(key: str, value: str) -> bytes:
-    """One entry of ModelProto.user_info, a map of texts: field 14 of MindSpore's mind_ir.proto."""
-    return field(14, field(1, key.encode()) + field(2, value.encode()))
-
-
 # The network -------------------------------------------------------------------------------
 
 
 class ExportedNetwork(nn.Cell):
-    """The steps of `network.walk` in a row."""
+    """The operations of `graph.walk` in order."""
 
-    def __init__(
-        self, artifact: Artifact, weights: Mapping[str, np.ndarray], any_size: bool
-    ) -> None:
+    def __init__(self, artifact: Artifact, weights: Mapping[str, np.ndarray]) -> None:
         super().__init__(auto_prefix=False)
-        self.any_size = any_size
-        recorder = _Ops(artifact.spec.input.image_size, any_size)
-        walk(recorder, artifact.spec, weights, 0)
-        self.steps = nn.CellList(recorder.steps, auto_prefix=False)
-        for name, tensor in recorder.parameters.items():
-            tensor.name = name  # the cells they were given to have renamed them
+        ops = _Ops(artifact.spec.input.image_size)
+        walk(ops, artifact.spec, weights, 0)
+        self.steps = nn.CellList(ops.steps, auto_prefix=False)
+        for name, tensor in ops.parameters.items():
+            tensor.name = name  # assigning a parameter to a cell has renamed it
         self.set_train(False)
 
     def construct(self, pixel_values):  # type: ignore[no-untyped-def]
@@ -121,7 +66,7 @@ class ExportedNetwork(nn.Cell):
 
 
 class _Step(nn.Cell):
-    """Appends to the values so far what becomes of one or two of them."""
+    """Appends the result of an operation on one or two of the values so far."""
 
     def __init__(self, run: Any, operands: tuple[int, ...]) -> None:
         super().__init__(auto_prefix=False)
@@ -136,10 +81,9 @@ class _Step(nn.Cell):
 
 
 class _Ops:
-    """`network.Ops` as steps; a value is its position."""
+    """`graph.Ops` as steps; a value is its position."""
 
-    def __init__(self, side: int, any_size: bool) -> None:
-        self.any_size = any_size
+    def __init__(self, side: int) -> None:
         self.steps: list[_Step] = []
         self.shapes = [(3, side)]
         """Channels and side of every value."""
@@ -178,8 +122,7 @@ class _Ops:
 
     def mean(self, x: int, name: str) -> int:
         channels, side = self.shapes[x]
-        mean = _MeanOfAnySize() if self.any_size else _Mean(channels, side * side)
-        return self._step(mean, x, shape=(channels, 1))
+        return self._step(_Mean(channels, side * side), x, shape=(channels, 1))
 
     def multiply(self, x: int, gate: int, name: str) -> int:
         return self._step(P.Mul(), x, gate)
@@ -207,7 +150,7 @@ class _Conv(nn.Cell):
 class _MaxPool(nn.Cell):
     def __init__(self, before: int, after: int) -> None:
         super().__init__(auto_prefix=False)
-        # The two-dimensional operator knows no padding of 1 on every side.
+        # The two-dimensional operator cannot pad every side by 1.
         pads = (0, 0, before, after, before, after)
         self.pool = P.MaxPool3D((1, 3, 3), (1, 2, 2), "pad", pads)
         self.expand, self.squeeze = P.ExpandDims(), P.Squeeze(2)
@@ -217,7 +160,7 @@ class _MaxPool(nn.Cell):
 
 
 class _Mean(nn.Cell):
-    """[B, C, H, W] -> [B, C, 1, 1] by a matrix product, 8 times as fast on the CPU as a mean."""
+    """[B, C, H, W] -> [B, C, 1, 1] by a matrix product, on the CPU 8 times as fast as a mean."""
 
     def __init__(self, channels: int, pixels: int) -> None:
         super().__init__(auto_prefix=False)
@@ -228,15 +171,6 @@ class _Mean(nn.Cell):
     def construct(self, x):  # type: ignore[no-untyped-def]
         means = self.product(self.reshape(x, (-1, self.pixels)), self.share)
         return self.reshape(means, (-1, self.channels, 1, 1))
-
-
-class _MeanOfAnySize(nn.Cell):
-    def __init__(self) -> None:
-        super().__init__(auto_prefix=False)
-        self.mean = P.ReduceMean(keep_dims=True)
-
-    def construct(self, x):  # type: ignore[no-untyped-def]
-        return self.mean(x, (2, 3))
 
 
 class _Linear(nn.Cell):

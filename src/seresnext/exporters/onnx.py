@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..model.spec import InputSpec
 from ..runtimes.artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Artifact
-from .graph import Conv, Linear, normalisation, walk
+from ..runtimes.normalise import normalisation
+from .graph import Conv, Linear, walk
 
 OPSET = 17
 """Every operator used is older; CANN and TensorRT lag behind the newest opsets."""
@@ -24,7 +26,7 @@ unrolls the image into columns where there are fewer."""
 
 
 class _Ops:
-    """`network.Ops` as ONNX nodes; a value is the name of a node's output."""
+    """`graph.Ops` as ONNX nodes; a value is the name of a node's output."""
 
     def __init__(self, dtype: type) -> None:
         self.dtype = dtype
@@ -77,24 +79,22 @@ class _Ops:
         return self.node("Add", [x, y], name)
 
     def linear(self, x: str, name: str, layer: Linear) -> str:
-        weight, bias = (
-            self.constant("fc.weight", layer.weight),
-            self.constant("fc.bias", layer.bias),
-        )
+        weight = self.constant("fc.weight", layer.weight)
+        bias = self.constant("fc.bias", layer.bias)
         x = self.node("Flatten", [x], "features", axis=1)
         return self.node("Gemm", [x, weight, bias], name, transB=1)
 
 
 def versions() -> str:
-    """What wrote an artifact, for its report."""
+    """The format and what writes it, with versions."""
     return f"ONNX opset {OPSET} (IR {IR_VERSION}), onnx {onnx.__version__}"
 
 
 def build(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     """`pixel_values` [batch, 3, S, S], float32 and normalised -> `logits` float32 [batch, K].
 
-    With precision fp16 everything between is float16. Preprocessing and metadata are put in by
-    `write`, after any quantisation.
+    With precision fp16 everything between is float16. `write` adds preprocessing and metadata,
+    after any quantisation.
     """
     spec, half = artifact.spec, artifact.precision == "fp16"
     ops = _Ops(np.float16 if half else np.float32)
@@ -118,9 +118,7 @@ def build(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> onnx.ModelPr
 
 def write(model: onnx.ModelProto, artifact: Artifact, path: Path) -> None:
     """Write a copy with preprocessing and metadata in it, checked."""
-    finished = onnx.ModelProto()
-    finished.CopyFrom(model)
-    model = finished
+    model = copy.deepcopy(model)
     if artifact.precision == "int8":
         _use_unsigned_activations(model.graph)
         _halve_grouped_weights(model.graph)
@@ -133,7 +131,7 @@ def write(model: onnx.ModelProto, artifact: Artifact, path: Path) -> None:
 
 
 def _use_unsigned_activations(graph: onnx.GraphProto) -> None:
-    """Turn int8 activations into uint8 ones of the same values.
+    """Turn int8 activations into uint8 ones with the same values.
 
     NNCF makes activations that can be negative signed and others unsigned; ONNX Runtime has no
     kernel from one to the other and leaves such a convolution in float (half of them here).
@@ -148,13 +146,13 @@ def _use_unsigned_activations(graph: onnx.GraphProto) -> None:
                 shifted = numpy_helper.to_array(zero).astype(np.int32) + 128
                 zero.CopyFrom(numpy_helper.from_array(shifted.astype(np.uint8), zero.name))
                 changed.add(zero.name)
-    del graph.value_info[:]  # types that no longer hold; nothing needs them
+    del graph.value_info[:]  # the types there no longer hold; nothing needs them
 
 
 def _halve_grouped_weights(graph: onnx.GraphProto) -> None:
     """Bring the grouped convolutions' weights from -127..127 to -64..64.
 
-    All others are there by NNCF's overflow fix (see `nncf_int8`), which passes these over.
+    NNCF's overflow fix (`int8._OVERFLOW_FIX`) does so for all others and omits these.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:

@@ -12,16 +12,16 @@ from openvino import opset13 as opset
 
 from ..model.spec import InputSpec
 from ..runtimes.artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Artifact
-from .graph import Conv, Linear, normalisation, walk
+from ..runtimes.normalise import normalisation
+from ..runtimes.openvino import WEIGHTS_KEY
+from .graph import Conv, Linear, walk
 
-WEIGHTS_KEY = "weights_sha256"
-"""Metadata beside `METADATA_KEY`: the SHA-256 of the .bin that belongs to the .xml."""
 GROUP_WIDTH = 8
 """Fastest of 4, 8, 16 and 32 in fp32 with AVX-512 (docs/benchmarks.md)."""
 
 
 class _Ops:
-    """`network.Ops` as OpenVINO nodes."""
+    """`graph.Ops` as OpenVINO nodes."""
 
     def _named(self, node: ov.Node, name: str) -> ov.Node:
         node.set_friendly_name(name)
@@ -70,14 +70,14 @@ class _Ops:
 
 
 def versions() -> str:
-    """What wrote an artifact, for its report."""
+    """The format and what writes it, with versions."""
     return f"OpenVINO opset 13, openvino {ov.__version__.split('-')[0]}"
 
 
 def build(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> ov.Model:
     """`pixel_values` [?, 3, S, S], float32 and normalised -> `logits` float32 [?, K].
 
-    Preprocessing and metadata are put in by `write`, after any quantisation.
+    `write` adds preprocessing and metadata, after any quantisation.
     """
     spec = artifact.spec
     side = spec.input.image_size

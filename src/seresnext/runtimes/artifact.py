@@ -1,4 +1,7 @@
-"""What an artifact says about itself: one JSON text inside it, the same in every format."""
+"""The metadata of an artifact: one JSON text inside the file, the same in every format.
+
+Also the checks that every runtime makes of a file before its framework reads it.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,20 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
 
 from ..errors import UserError
 from ..model.spec import ModelSpec
 from ..schema import checked, from_dict
+from .formats import ArtifactPrecision
+from .normalise import normalise
 
 METADATA_KEY = "seresnext"
 """Name of the entry that holds the JSON."""
 INPUT_NAME = "pixel_values"
 OUTPUT_NAME = "logits"
-
-ArtifactPrecision = Literal["fp32", "fp16", "int8"]
 
 
 @checked("")
@@ -26,9 +31,9 @@ class Artifact:
 
     spec: ModelSpec
     source_sha256: str
-    """Of the `model.safetensors` it was made from."""
+    """SHA-256 of the `model.safetensors` it was made from."""
     version: str
-    """Of this package, when it was exported."""
+    """Version of this package that exported it."""
     precision: ArtifactPrecision = "fp32"
     with_preprocessing: bool = False
     """True: `pixel_values` is uint8 [B, S, S, 3], RGB. False: float32 [B, 3, S, S], normalised."""
@@ -41,6 +46,12 @@ class Artifact:
         """Shape of `pixel_values` without the batch dimension."""
         side = self.spec.input.image_size
         return (side, side, 3) if self.with_preprocessing else (3, side, side)
+
+    def pixel_values(self, images: np.ndarray) -> np.ndarray:
+        """What the network takes for these images, uint8 [B, S, S, 3]."""
+        if self.with_preprocessing:
+            return np.ascontiguousarray(images)
+        return normalise(images, self.spec.input)
 
     def check_shapes(self, source: Path, found_input: Any, found_output: Any) -> None:
         """Raise UserError unless the network's shapes (without batch) are those described."""
@@ -56,21 +67,29 @@ class Artifact:
                 )
 
 
-def refuse_foreign_operators(found: Iterable[str], known: frozenset[str], source: Path) -> None:
-    """Raise UserError unless every operator is one that exports have.
+def read_file(path: Path) -> bytes:
+    """The whole file. Raises UserError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read model {path}: {error.strerror}") from None
 
-    What is left can neither loop, nor branch, nor load code.
+
+def refuse_unknown_operators(found: Iterable[str], known: frozenset[str], source: Path) -> None:
+    """Raise UserError unless all operators are among those that exports have.
+
+    None of those can loop, branch, or load code.
     """
-    foreign = sorted(set(found) - known)
-    if foreign:
+    unknown = sorted(set(found) - known)
+    if unknown:
         raise UserError(
             f"{source} has operators that no export of this package has "
-            f"({', '.join(foreign[:5])}); refused"
+            f"({', '.join(unknown[:5])}); refused"
         )
 
 
 def read_artifact(text: str | None, source: Path) -> Artifact:
-    """The artifact's description of itself. Raises UserError where it is missing or wrong."""
+    """Parse an artifact's metadata. Raises UserError if it is missing or not valid."""
     if not text:
         raise UserError(
             f"{source} carries no metadata of this package (classes, preprocessing); expected an "

@@ -11,17 +11,17 @@ import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError
 
-from ..errors import UserError
-from ..exporters.graph import normalise
+from ..errors import UserError, one_line
 from .artifact import (
     INPUT_NAME,
     METADATA_KEY,
     OUTPUT_NAME,
     Artifact,
     read_artifact,
-    refuse_foreign_operators,
+    read_file,
+    refuse_unknown_operators,
 )
-from .base import cpu, read_file
+from .base import describe_cpu_threads, predict_in_pieces
 
 _PROVIDERS = {
     "npu": "CANNExecutionProvider",
@@ -72,22 +72,19 @@ class OnnxRuntime:
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=providers)
         except Exception as error:  # ORT's errors have no common base; all mean a bad model here
-            raise UserError(f"{path} is no usable ONNX model: {_line(error)}") from None
+            raise UserError(f"{path} is no usable ONNX model: {one_line(error)}") from None
         if self._session.get_providers()[0] != _PROVIDERS[kind]:
             kind = "cpu"
-        self.device = cpu(threads) if kind == "cpu" else kind
+        self.device = describe_cpu_threads(threads) if kind == "cpu" else kind
         self._piece = _PIECE[kind]
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N."""
-        starts = range(0, len(images), self._piece)
-        pieces = [self._run(images[start : start + self._piece]) for start in starts]
-        empty = np.zeros((0, self.spec.architecture.num_classes), np.float32)
-        return np.concatenate([empty, *pieces])
+        classes = self.spec.architecture.num_classes
+        return predict_in_pieces(self._run, images, self._piece, classes)
 
     def _run(self, images: np.ndarray) -> np.ndarray:
-        raw = self.artifact.with_preprocessing
-        pixels = np.ascontiguousarray(images) if raw else normalise(images, self.spec.input)
+        pixels = self.artifact.pixel_values(images)
         logits: np.ndarray = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
         return logits
 
@@ -106,7 +103,7 @@ def _read(path: Path) -> tuple[bytes, Artifact]:
         ) from None
     operators = [f"{n.domain}:{n.op_type}".removeprefix(":") for n in model.graph.node]
     operators += [f"function {function.name}" for function in model.functions]
-    refuse_foreign_operators(operators, _OPERATORS, path)
+    refuse_unknown_operators(operators, _OPERATORS, path)
     outside = next((t.name for t in _tensors(model.graph) if _is_external(t)), None)
     if outside is not None:
         raise UserError(
@@ -118,7 +115,7 @@ def _read(path: Path) -> tuple[bytes, Artifact]:
     try:
         onnx.checker.check_model(data)
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise UserError(f"{path} is no valid ONNX model: {_line(error)}") from None
+        raise UserError(f"{path} is no valid ONNX model: {one_line(error)}") from None
     shapes = {v.name: _shape(v) for v in (*model.graph.input, *model.graph.output)}
     artifact.check_shapes(path, shapes.get(INPUT_NAME, ()), shapes.get(OUTPUT_NAME, ()))
     return data, artifact
@@ -163,8 +160,3 @@ def _choose(device: str) -> tuple[str, list[Any]]:
     if kind == "cuda":
         options["use_tf32"] = 0  # it keeps 10 bits of the mantissa: fp32 means fp32
     return kind, [(_PROVIDERS[kind], options), _PROVIDERS["cpu"]]
-
-
-def _line(error: Exception) -> str:
-    """The error's text on one line, not too long."""
-    return " ".join(str(error).split())[:300]

@@ -11,18 +11,20 @@ from xml.etree import ElementTree
 import numpy as np
 import openvino as ov
 
-from ..errors import UserError
-from ..exporters.graph import normalise
-from ..exporters.openvino import WEIGHTS_KEY
+from ..errors import UserError, one_line
 from .artifact import (
     INPUT_NAME,
     METADATA_KEY,
     OUTPUT_NAME,
     Artifact,
     read_artifact,
-    refuse_foreign_operators,
+    read_file,
+    refuse_unknown_operators,
 )
-from .base import cpu, read_file
+from .base import describe_cpu_threads
+
+WEIGHTS_KEY = "weights_sha256"
+"""Metadata beside `METADATA_KEY`: the SHA-256 of the .bin that belongs to the .xml."""
 
 _PIECE = 8
 """Images computed together where there are many: at 32 px two to three times as fast as singly,
@@ -74,10 +76,12 @@ class OpenVINORuntime:
         try:
             self._single = self._compile("LATENCY", 1).create_infer_request()
         except RuntimeError as error:
-            raise UserError(f"{path} cannot be run on {self._device}: {_line(error)}") from None
+            raise UserError(f"{path} cannot be run on {self._device}: {one_line(error)}") from None
         self._queue: ov.AsyncInferQueue | None = None
         self._logits = np.empty((0, 0), np.float32)
-        self.device = cpu(threads) if self._device == "CPU" else self._device.lower()
+        self.device = (
+            describe_cpu_threads(threads) if self._device == "CPU" else self._device.lower()
+        )
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N."""
@@ -89,11 +93,11 @@ class OpenVINORuntime:
                 self._queue.set_callback(self._keep)
             for start in range(0, whole, _PIECE):
                 # Copied: the array must outlive the request.
-                piece = self._pixels(images[start : start + _PIECE])
+                piece = self.artifact.pixel_values(images[start : start + _PIECE])
                 self._queue.start_async({INPUT_NAME: piece}, start)
             self._queue.wait_all()
         for row in range(whole, len(images)):
-            pixels = self._pixels(images[row : row + 1])
+            pixels = self.artifact.pixel_values(images[row : row + 1])
             self._single.infer({INPUT_NAME: pixels}, share_inputs=True)
             self._keep(self._single, row)
         return self._logits
@@ -101,11 +105,6 @@ class OpenVINORuntime:
     def _keep(self, request: ov.InferRequest, start: int) -> None:
         logits = request.get_output_tensor().data
         self._logits[start : start + len(logits)] = logits
-
-    def _pixels(self, images: np.ndarray) -> np.ndarray:
-        if self.artifact.with_preprocessing:
-            return np.ascontiguousarray(images)
-        return normalise(images, self.spec.input)
 
     def _compile(self, hint: str, batch: int) -> ov.CompiledModel:
         model = self._model.clone()
@@ -141,7 +140,7 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Artifact]:
     except ElementTree.ParseError as error:
         raise UserError(f"{path} is damaged: {error}; export it again") from None
     layers = [layer.get("type", "") for layer in root.iter("layer")]
-    refuse_foreign_operators(layers, _OPERATORS, path)
+    refuse_unknown_operators(layers, _OPERATORS, path)
     info = root.find("rt_info")
     entries = {} if info is None else {e.tag: e.get("value") for e in info}
     artifact = read_artifact(entries.get(METADATA_KEY), path)
@@ -155,7 +154,7 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Artifact]:
         model = core.read_model(xml, weights)
         shapes = (model.input(INPUT_NAME).partial_shape, model.output(OUTPUT_NAME).partial_shape)
     except RuntimeError as error:
-        raise UserError(f"{path} is no usable OpenVINO IR: {_line(error)}") from None
+        raise UserError(f"{path} is no usable OpenVINO IR: {one_line(error)}") from None
     artifact.check_shapes(path, *(_per_image(shape) for shape in shapes))
     return model, artifact
 
@@ -165,8 +164,3 @@ def _per_image(shape: ov.PartialShape) -> tuple[int, ...]:
     if shape.rank.is_dynamic:
         return ()
     return tuple(-1 if d.is_dynamic else d.get_length() for d in list(shape)[1:])
-
-
-def _line(error: Exception) -> str:
-    """The error's text on one line, not too long."""
-    return " ".join(str(error).split())[:300]

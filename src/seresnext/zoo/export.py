@@ -8,15 +8,15 @@ from pathlib import Path
 from ..data.sources import open_evaluation
 from ..errors import UserError
 from ..exporters.images import recorded_data
-from ..exporters.run import SUFFIXES, Format, export, print_report
-from ..exporters.run import Options as Comparing
+from ..exporters.options import ExportOptions as Comparing
+from ..exporters.report import print_report
+from ..exporters.run import export
 from ..model.saved_model import save_model
+from ..runtimes.formats import FORMATS
 from ..weights.load import load_weights
 from .evaluate import spec_of, zoo_input
 from .options import ExportOptions, parse
 from .settings import engine_config
-
-_FORMATS: dict[str, Format] = {"AIR": "air", "ONNX": "onnx", "MINDIR": "mindir"}
 
 
 def main(argv: list[str]) -> int:
@@ -36,13 +36,13 @@ def main(argv: list[str]) -> int:
         class_names(data, loaded.architecture.num_classes),
         zoo_input(options.height, options.width),
     )
-    form = _FORMATS[options.file_format]
-    out = Path(options.file_name.removesuffix(SUFFIXES[form]) + SUFFIXES[form])
+    suffix = FORMATS[options.file_format.lower()].suffix
+    out = Path(options.file_name.removesuffix(suffix) + suffix)
     with tempfile.TemporaryDirectory(prefix="seresnext-") as folder:
         model = Path(folder, "model")
         save_model(model, spec, loaded.weights)
         comparing = Comparing(data=data, engine=settings.name, device=settings.device)
-        report = export(model, form, out, comparing)
+        report = export(model, out, comparing)
     print_report(report)
     return 0
 

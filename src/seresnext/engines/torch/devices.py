@@ -17,31 +17,33 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 _CHOICES = "auto, cpu, cuda, cuda:N, npu, npu:N or mps"
 
 
-def resolve_device(name: str, local_rank: int, local_world: int) -> torch.device:
+def resolve_device(
+    name: str, local_rank: int = 0, local_world: int = 1, what: str = "engine.device"
+) -> torch.device:
     """The device `name` asks for; one per local rank where several processes share a machine.
 
     Raises UserError for an unknown name, an absent device, or an index given beside several
-    processes (each has its own).
+    processes (each has its own); `what` is the option that it names.
     """
     kind, _, index = name.partition(":")
     if kind == "auto":
         kind = next((k for k in ("cuda", "npu", "mps") if _count(k) > 0), "cpu")
     if kind not in ("cpu", "cuda", "npu", "mps") or (index and not index.isdigit()):
-        raise UserError(f"engine.device: expected {_CHOICES}, got {name!r}")
+        raise UserError(f"{what}: expected {_CHOICES}, got {name!r}")
     if kind == "cpu":
         return torch.device("cpu")
     count = _count(kind)
     if count == 0:
-        raise UserError(f"engine.device: {name} was asked for, but {_absence(kind)}; use cpu")
+        raise UserError(f"{what}: {name} was asked for, but {_absence(kind)}; use cpu")
     if local_world > 1 and (index or kind == "mps"):
         raise UserError(
-            f"engine.device: {name} names one device for {local_world} processes; "
+            f"{what}: {name} names one device for {local_world} processes; "
             f"use {kind if kind != 'mps' else 'cpu'}, and each process takes its own"
         )
     number = int(index) if index else (local_rank if local_world > 1 else 0)
     if number >= count:
         raise UserError(
-            f"engine.device: {kind}:{number} was asked for, but this machine has {count} "
+            f"{what}: {kind}:{number} was asked for, but this machine has {count} "
             f"({kind}:0 to {kind}:{count - 1})"
         )
     return torch.device(kind, number)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seresnext.batch import Batch
-from seresnext.exporters.gate import Comparison, compare
+from seresnext.exporters.comparison import Comparison, compare
 from seresnext.model.architecture import architecture
 from seresnext.model.spec import ModelSpec
 

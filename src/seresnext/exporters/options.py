@@ -1,0 +1,37 @@
+"""The options of an export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import EngineName
+from ..runtimes.formats import ArtifactPrecision
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to write, and what to compare it on."""
+
+    format: str | None = None
+    """Name of the format. By default the suffix of the file decides."""
+    precision: ArtifactPrecision = "fp32"
+    """fp16 halves the file and runs in the device's half precision; int8 also quantises."""
+    calibration: Path | None = None
+    """int8: folder of typical images, labelled or not. By default the run's own training data."""
+    data: Path | None = None
+    """Labelled images for the comparison: a folder with val/<class>/, or with <class>/ itself. By
+    default the run's own validation data."""
+    with_preprocessing: bool = False
+    """Take uint8 [B, S, S, 3] and normalise in the graph."""
+    max_drop: float = 0.5
+    """int8: points of accuracy (without labels, of agreement) that may be lost; blocks that cost
+    more stay in float."""
+    max_images: int = 1000
+    """Images to compare on, spread evenly over the folder; 0 means all."""
+    engine: EngineName = "torch"
+    """The reference."""
+    device: str = "auto"
+    """Where the reference computes; the artifact runs on the CPU."""
+    workers: int = 0
+    """Decoding threads; 0 means one per core."""
