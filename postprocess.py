@@ -1,7 +1,7 @@
-"""The original's postprocess command; docs/zoo.md tells what it takes."""
+"""The original's postprocess command; docs/zoo.md describes its options."""
 
-from seresnext.zoo.door import run
+from seresnext.zoo.command import run_command
 from seresnext.zoo.postprocess import main
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

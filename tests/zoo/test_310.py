@@ -97,7 +97,7 @@ def test_unreadable_images(artifact: Path, tmp_path: Path, digits: Path, command
     assert "cannot read image " in done.stderr
     assert not (tmp_path / "acc.log").exists()
     done = command(*arguments, "--on_bad_image", "skip", cwd=tmp_path)
-    assert "1 images could not be read and are in no figure" in done.stdout
+    assert "1 images could not be read and are not counted" in done.stdout
     assert "of infer_count 11 " in done.stdout
     again = command("postprocess.py", cwd=tmp_path)
     assert again.stdout == (tmp_path / "acc.log").read_text()

@@ -2,19 +2,27 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from seresnext.config import RunConfig
+from seresnext.config.recipes import zoo
 from seresnext.errors import UserError
 from seresnext.model.architecture import architecture
 from seresnext.model.init import init_weights
 from seresnext.model.spec import ModelSpec
 from seresnext.training.checkpoint import Checkpoint
 from seresnext.weights.load import load_weights
-from seresnext.zoo.checkpoints import ckpt_name, list_ckpts, refuse_foreign, write_zoo_ckpt
+from seresnext.zoo.checkpoints import (
+    ckpt_name,
+    list_ckpts,
+    refuse_other_runs,
+    write_if_due,
+    write_zoo_ckpt,
+)
 from seresnext.zoo.log import ZooReporter, epoch_and_step, epoch_line, last_step, time_line
 
 EPOCH_LINE = re.compile(r"epoch: \d+ step: \d+, loss is \d+\.\d{6}")
@@ -87,16 +95,22 @@ ARCH = architecture(
 )
 
 
-def checkpoint(step: int, arch=ARCH, **groups: dict[str, np.ndarray]) -> Checkpoint:
-    state = {"model": ModelSpec(arch, ("a", "b", "c")).to_dict()}
+def checkpoint(
+    step: int, arch=ARCH, steps_per_epoch: float = 3.0, **groups: dict[str, np.ndarray]
+) -> Checkpoint:
+    """Of a run with 8 images per step."""
+    state = {
+        "model": ModelSpec(arch, ("a", "b", "c")).to_dict(),
+        "global_batch": 8,
+        "epoch": step / steps_per_epoch,
+    }
     return Checkpoint(step, state, groups or {"model": init_weights(arch, step)})
 
 
 def test_files_are_read_back_with_their_biases(tmp_path: Path) -> None:
     made = checkpoint(4)
-    path = write_zoo_ckpt(tmp_path, made, epoch=2, step=2, keep=20)
-    assert path.name == "train_senet_imagenet-2_2.ckpt"
-    found = load_weights(path)
+    write_zoo_ckpt(tmp_path / "a.ckpt", made)
+    found = load_weights(tmp_path / "a.ckpt")
     assert (found.layout, found.architecture.max_pool) == ("original", "same")
     assert found.weights["fc.bias"].any()
     assert found.weights["layer1.0.se.fc2.bias"].any()
@@ -106,48 +120,59 @@ def test_files_are_read_back_with_their_biases(tmp_path: Path) -> None:
 
 def test_averaged_weights_go_first(tmp_path: Path) -> None:
     made = checkpoint(4, model=init_weights(ARCH, 1), ema=init_weights(ARCH, 2))
-    found = load_weights(write_zoo_ckpt(tmp_path, made, 1, 1, 20))
+    write_zoo_ckpt(tmp_path / "a.ckpt", made)
+    found = load_weights(tmp_path / "a.ckpt")
     np.testing.assert_array_equal(found.weights["fc.weight"], made.tensors["ema"]["fc.weight"])
 
 
 def test_the_newest_files_stay(tmp_path: Path) -> None:
     for epoch in (2, 8, 10, 12):
-        write_zoo_ckpt(tmp_path, checkpoint(epoch), epoch, 3, keep=2)
+        write_if_due(tmp_path, RunConfig(keep_checkpoint_max=2), checkpoint(3 * epoch))
     assert [path.name for path in list_ckpts(tmp_path)] == [ckpt_name(10, 3), ckpt_name(12, 3)]
 
 
 def test_another_padding_is_refused(tmp_path: Path) -> None:
     arch = architecture("seresnext50_32x4d", num_classes=3, layers=(1, 1, 1, 1))
     with pytest.raises(UserError, match="max-pool padding 'same', this network has 'torch'"):
-        write_zoo_ckpt(tmp_path, checkpoint(1, arch), 1, 1, 20)
+        write_zoo_ckpt(tmp_path / "a.ckpt", checkpoint(1, arch))
 
 
 def test_files_of_another_run_are_not_touched(tmp_path: Path) -> None:
-    refuse_foreign(tmp_path)
+    refuse_other_runs(tmp_path)
     (tmp_path / ckpt_name(120, 10009)).write_bytes(b"theirs")
     with pytest.raises(UserError, match="checkpoints of another run"):
-        refuse_foreign(tmp_path)
+        refuse_other_runs(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    refuse_foreign(tmp_path)
+    refuse_other_runs(tmp_path)
     assert (tmp_path / ckpt_name(120, 10009)).read_bytes() == b"theirs"
 
 
-def test_the_reporter_writes_a_file_every_two_epochs_and_at_the_end(tmp_path: Path) -> None:
-    reporter = ZooReporter(io.StringIO(), ckpt_folder=tmp_path)
-    reporter.started(0, 15, 3.0)
+def test_a_file_is_written_every_two_epochs_and_at_the_end(tmp_path: Path) -> None:
+    run = replace(zoo().run, duration="5 epochs")
     for step in (3, 6, 7, 12, 15):
-        reporter.saved(checkpoint(step))
+        write_if_due(tmp_path, run, checkpoint(step))
     assert [path.name for path in list_ckpts(tmp_path)] == [
         *("train_senet_imagenet-2_3.ckpt", "train_senet_imagenet-4_3.ckpt"),
         "train_senet_imagenet-5_3.ckpt",
     ]
 
 
-def test_the_reporter_follows_the_runs_own_interval(tmp_path: Path) -> None:
-    """Images are turned into steps: 24 at 4 in each of 2 processes are three steps."""
-    run = RunConfig(save_every="24 images", batch_size=4, keep_checkpoint_max=1)
-    reporter = ZooReporter(io.StringIO(), tmp_path, run, processes=2)
-    reporter.started(0, 100, 4.0)
+def test_files_follow_the_runs_own_interval(tmp_path: Path) -> None:
+    """Images are turned into steps: 24 images at 8 per step are three steps."""
+    run = RunConfig(save_every="24 images", duration="25 epochs", keep_checkpoint_max=1)
     for step in (2, 3, 4, 6):
-        reporter.saved(checkpoint(step))
+        write_if_due(tmp_path, run, checkpoint(step, steps_per_epoch=4.0))
     assert [path.name for path in list_ckpts(tmp_path)] == ["train_senet_imagenet-2_2.ckpt"]
+
+
+def test_an_epoch_of_a_broken_number_of_steps_names_its_file(tmp_path: Path) -> None:
+    """ImageNet at a global batch of 8, no image dropped: the epoch is read from the state."""
+    run = RunConfig(save_every="1 epochs", duration="120 epochs", keep_checkpoint_max=9)
+    steps_per_epoch = 1_281_167 / 8
+    ends = [last_step(epoch, steps_per_epoch) for epoch in (1, 7, 119, 120)]
+    for step in (1, ends[1] - 1, *ends, ends[1] + 1):
+        write_if_due(tmp_path, run, checkpoint(step, steps_per_epoch=steps_per_epoch))
+    assert [path.name for path in list_ckpts(tmp_path)] == [
+        *("train_senet_imagenet-1_160146.ckpt", "train_senet_imagenet-7_160146.ckpt"),
+        *("train_senet_imagenet-119_160146.ckpt", "train_senet_imagenet-120_160145.ckpt"),
+    ]

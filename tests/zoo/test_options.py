@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from seresnext.errors import UserError
-from seresnext.zoo.options import EvalOptions, ExportOptions, TrainOptions, parse
+from seresnext.zoo.command import parse
+from seresnext.zoo.options import EvalOptions, ExportOptions, TrainOptions
 
 
 def train(*argv: str) -> TrainOptions:
@@ -87,7 +88,7 @@ def test_yaml_then_command_line(tmp_path: Path) -> None:
 
 
 def test_one_yaml_for_all_commands(tmp_path: Path) -> None:
-    """A file with help and choices after it, as the model zoo has them, and names of each door."""
+    """A file followed by help and choices, as in the model zoo, with names of all commands."""
     file = tmp_path / "config.yaml"
     file.write_text(
         "save_ckpt: False\nfile_format: ONNX\ncheckpoint_path: ./mine\nT_max:\n"

@@ -21,7 +21,7 @@ def test_the_originals_example(tmp_path: Path) -> None:
     )
     table = read_rank_table(file)
     assert [server.server_id for server in table.servers] == ["10.0.0.1"]
-    assert table.devices == (Device(0, "192.1.0.6", 0),)
+    assert table.devices == (Device(device_id=0, rank_id=0, device_ip="192.1.0.6"),)
     assert table.this_server() == 0
 
 
@@ -55,12 +55,12 @@ DEVICE = "server_list/1/device/0"
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("version", "2.0", "version: expected \"1.0\", got '2.0'"),
+        ("version", "2.0", 'version: expected "1.0", got "2.0"'),
         ("version", None, "version is missing"),
         ("server_count", 2, "server_count: expected a string in quotes, got 2"),
         ("server_count", "3", "server_count is 3, but server_list has 2 servers"),
         ("server_count", "two", 'server_count: expected a number in quotes, such as "0"'),
-        ("status", "initializing", "status: expected \"completed\", got 'initializing'"),
+        ("status", "initializing", 'status: expected "completed", got "initializing"'),
         ("server_list", [], "server_list: expected a list with at least one entry, got []"),
         ("server_list", {}, "server_list: expected a list"),
         ("server_list/0/server_id", "host", "server_list[0].server_id: expected an IP address"),

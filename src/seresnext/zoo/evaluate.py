@@ -1,8 +1,7 @@
-"""`eval.py`: the accuracy of every checkpoint in a folder, in the original's words."""
+"""`eval.py`: the accuracy of every checkpoint in a folder, as the original prints it."""
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from dataclasses import replace
@@ -14,19 +13,20 @@ from ..engines.base import Engine, EngineState, create_engine
 from ..errors import UserError
 from ..evaluate import evaluate_folder
 from ..model.spec import InputSpec, ModelSpec
-from ..training.checkpoint import MANIFEST, STATE, list_checkpoints, load_checkpoint
+from ..training.checkpoint import MANIFEST, list_checkpoints, load_checkpoint
 from ..training.metrics import Metrics
 from ..weights.load import load_weights
 from ..weights.translate import LoadedWeights
-from .options import EvalOptions, parse
+from .checkpoints import from_newest_state
+from .command import parse_only
+from .log import accuracy_text
+from .options import EvalOptions
 from .settings import engine_config, image_size
 
 
 def main(argv: list[str]) -> int:
-    """Print one line per checkpoint; 1 where one of them could not be evaluated."""
-    options, flags = parse(EvalOptions, argv, "eval.py")
-    if flags:
-        raise UserError(f"eval.py takes no flags after --, got {' '.join(flags)}")
+    """Print one line per checkpoint; return 1 if one of them could not be evaluated."""
+    options = parse_only(EvalOptions, argv, "eval.py")
     failed = 0
     evaluator = Evaluator(options)
     for path in checkpoints_in(Path(options.checkpoint_path)):
@@ -40,19 +40,18 @@ def main(argv: list[str]) -> int:
     return failed
 
 
-def accuracy_line(asked: str, path: Path, metrics: Metrics) -> str:
-    """The original's line; the path is as it was asked for, `./` and all."""
-    folder = asked.rstrip("/") or "/"
-    name = asked if Path(asked) == path else f"{folder}/{path.relative_to(asked)}"
-    accuracy = {"top_1_accuracy": metrics.top1, "top_5_accuracy": metrics.top5}
-    return f"model {name}'s accuracy is {accuracy}"
+def accuracy_line(given: str, path: Path, metrics: Metrics) -> str:
+    """The original's line; the path is printed as it was given, `./` included."""
+    folder = given.rstrip("/") or "/"
+    name = given if Path(given) == path else f"{folder}/{path.relative_to(given)}"
+    return f"model {name}'s accuracy is {accuracy_text(metrics.top1, metrics.top5)}"
 
 
 def checkpoints_in(path: Path) -> list[Path]:
-    """What to evaluate, numbers in the names in order: `path` itself where it is one checkpoint,
-    the `.ckpt` files in it, else the checkpoints of a run folder, else its finished model.
+    """What to evaluate: `path` itself if it is a checkpoint, else the `.ckpt` files in it, else the
+    checkpoints of a run folder, else its model.
 
-    Raises UserError where there is nothing of the kind.
+    Files are ordered by the numbers in their names. Raises UserError if there is none of these.
     """
     if path.is_file() or (path / MANIFEST).is_file():
         return [path]
@@ -80,7 +79,7 @@ def _numbers_in_order(path: Path) -> list[tuple[int, int, str]]:
 
 
 class Evaluator:
-    """Checkpoint -> metrics on the validation images; one network for all that are alike."""
+    """Checkpoint -> metrics on the validation images; equal networks share one engine."""
 
     def __init__(self, options: EvalOptions) -> None:
         self.options = options
@@ -93,9 +92,9 @@ class Evaluator:
             raise UserError(f"num_classes is {expected}, but {self.folder} has {found} classes")
 
     def __call__(self, path: Path) -> Metrics:
-        """Every image of the folder is counted once. Raises UserError."""
+        """Metrics over all images of the folder, each counted once. Raises UserError."""
         if path.is_dir() and (path / MANIFEST).is_file():
-            load_checkpoint(path)  # its hashes are checked here, not by what reads the weights
+            load_checkpoint(path)  # checks the hashes, which `load_weights` does not
         loaded = load_weights(path)
         spec = spec_of(path, loaded, self.class_names, self.inputs)
         if self.engine and self.engine.spec == spec:
@@ -122,9 +121,11 @@ def _images(options: EvalOptions) -> Path:
 def spec_of(
     path: Path, loaded: LoadedWeights, class_names: tuple[str, ...], inputs: InputSpec
 ) -> ModelSpec:
-    """Class names and input of a checkpoint: those of the run that wrote it where there is one,
-    else the given ones. Raises UserError where the number of classes is another."""
-    spec = loaded.spec or run_spec(path.parent)
+    """Class names and input of a checkpoint: those of the run that wrote it, if known, else the
+    given ones. Raises UserError if their number of classes is not the checkpoint's."""
+    spec = loaded.spec or from_newest_state(
+        path.parent, lambda state: ModelSpec.from_dict(state["model"])
+    )
     classes = loaded.architecture.num_classes
     if spec and len(spec.class_names) == classes:
         return ModelSpec(loaded.architecture, spec.class_names, spec.input)
@@ -137,13 +138,3 @@ def zoo_input(height: int, width: int) -> InputSpec:
     """The original's evaluation preprocessing: short side 256, centre crop 224, bilinear."""
     inputs = zoo().augment.input_spec()
     return replace(inputs, image_size=image_size(height, width))
-
-
-def run_spec(folder: Path) -> ModelSpec | None:
-    """The model of the run whose folder this is, as its checkpoints tell it; None without one."""
-    for checkpoint in reversed(list_checkpoints(folder / "checkpoints")):
-        try:
-            return ModelSpec.from_dict(json.loads((checkpoint / STATE).read_bytes())["model"])
-        except (OSError, ValueError, KeyError, TypeError, UserError):
-            continue  # damaged; an older one says the same
-    return None

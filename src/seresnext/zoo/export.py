@@ -1,4 +1,4 @@
-"""`export.py`: one checkpoint as AIR, ONNX or MINDIR, compared before it counts."""
+"""`export.py`: write a checkpoint as AIR, ONNX or MINDIR, compared with the engine's outputs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from ..exporters.run import export
 from ..model.saved_model import save_model
 from ..runtimes.formats import FORMATS
 from ..weights.load import load_weights
+from .command import parse_only
 from .evaluate import spec_of, zoo_input
-from .options import ExportOptions, parse
+from .options import ExportOptions
 from .settings import engine_config
 
 
 def main(argv: list[str]) -> int:
-    options, flags = parse(ExportOptions, argv, "export.py")
-    if flags:
-        raise UserError(f"export.py takes no flags after --, got {' '.join(flags)}")
+    options = parse_only(ExportOptions, argv, "export.py")
     if not options.ckpt_file:
         raise UserError("ckpt_file is not set: give --ckpt_file F, the checkpoint to export")
     settings = engine_config(options.device_target, options.device_id, options.engine)
@@ -48,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 
 def class_names(data: Path | None, classes: int) -> tuple[str, ...]:
-    """The sorted class folders of `data`; without images the classes are numbered."""
+    """The sorted class folders of `data`; without data the classes are numbered."""
     if data is None:
         return tuple(map(str, range(classes)))
     return open_evaluation(data).class_names

@@ -1,11 +1,11 @@
-"""`run_infer_310.sh`: preprocess, inference of the MINDIR, postprocess; on any machine.
+"""`run_infer_310.sh`: preprocessing, inference with the MINDIR, postprocessing; on any machine.
 
     preprocess_Result/imagenet_label.json   image name -> class index
     result_Files/<name>_0.bin               float32 logits
     time_Result/test_perform_static.txt     average time per image
     acc.log                                 top-1 and top-5 accuracy
 
-all in the current folder; what an earlier run left there is renamed, not removed.
+all in the current folder. Results of an earlier run are renamed, not removed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +24,18 @@ from ..config import DataConfig
 from ..data.loader import BadImages, eval_batches
 from ..data.sources import evaluation_path, image_list
 from ..errors import UserError
+from ..files import writing
 from ..runtimes.base import Runtime, create_runtime
-from .door import run
-from .names import flat_names, images_below, result_name
-from .postprocess import UNREAD_FILE, accuracy, accuracy_lines
-from .preprocess import LABEL_FILE, set_aside, write_labels
+from .command import run_command
+from .postprocess import UNREAD_FILE, accuracy, accuracy_lines, unread_line
+from .preprocess import (
+    LABEL_FILE,
+    flat_names,
+    images_below,
+    result_name,
+    set_aside,
+    write_labels,
+)
 
 LABELS = Path("preprocess_Result")
 RESULTS = Path("result_Files")
@@ -46,13 +52,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("mindir", type=Path)
     parser.add_argument("dataset_name", choices=["imagenet2012", "imagenet"])
     parser.add_argument("dataset", type=Path)
-    parser.add_argument("need_preprocess", choices=["y", "n"], help="n: keep the labels there are")
+    parser.add_argument("need_preprocess", choices=["y", "n"], help="n: use the existing labels")
     parser.add_argument("device_id", type=int, nargs="?", default=0)
-    parser.add_argument("--device_target", choices=["CPU", "Ascend"], help="default: what is here")
+    parser.add_argument(
+        "--device_target", choices=["CPU", "Ascend"], help="default: Ascend if there is one"
+    )
     parser.add_argument(
         "--resize",
         choices=["short", "stretch"],
-        help="instead of the model's own; stretch squeezes to a square, as the original's flow did",
+        help="instead of the model's own; stretch resizes to a square, as the original's flow did",
     )
     parser.add_argument("--on_bad_image", choices=["stop", "skip"], default="stop")
     given = parser.parse_args(argv)
@@ -72,12 +80,12 @@ def main(argv: list[str]) -> int:
     ACCURACY.write_text(accuracy_lines(metrics))
     print(accuracy_lines(metrics), end="")
     if metrics.unread:
-        print(f"{metrics.unread} images could not be read and are in no figure")
+        print(unread_line(metrics))
     return 0
 
 
 def _device(target: str | None, device_id: int) -> str:
-    """Of the runtime: Ascend where its driver is, else the CPU."""
+    """The runtime's device; by default Ascend if its driver is installed, else the CPU."""
     present = any(Path("/dev").glob("davinci[0-9]*"))
     return f"ascend:{device_id}" if target == "Ascend" or (target is None and present) else "cpu"
 
@@ -89,10 +97,10 @@ def infer(
     resize: Literal["short", "stretch"] | None = None,
     on_bad_image: Literal["stop", "skip"] = "stop",
 ) -> str:
-    """Write the logits of every image below `data`, one at a time; return the line on time.
+    """Write the logits of every image below `data`, one at a time; return the timing line.
 
-    Images are preprocessed as in evaluation; reading and decoding run ahead and are not in the
-    time, nor is a first image that only warms up.
+    Images are preprocessed as in evaluation. The time is that of inference alone, after one image
+    to warm up; images are read and decoded ahead.
     """
     folder = evaluation_path(data)
     paths = images_below(folder)
@@ -118,24 +126,19 @@ def infer(
             logits = model.predict(batch.images)
             seconds += time.perf_counter() - start
             count += 1
-            _write(results / result_name(names[path]), logits[0])
+            with writing(results):
+                file = results / result_name(names[path])
+                file.write_bytes(np.asarray(logits[0], "<f4").tobytes())
     if unread:
         (results / UNREAD_FILE).write_text(json.dumps(unread))
     return time_line(seconds, count)
 
 
 def time_line(seconds: float, count: int) -> str:
-    """The original's line."""
+    """The original's timing line."""
     average = seconds * 1e3 / max(count, 1)
     return f"NN inference cost average time: {average:.4f} ms of infer_count {count}"
 
 
-def _write(path: Path, logits: Sequence[float] | np.ndarray) -> None:
-    try:
-        path.write_bytes(np.asarray(logits, "<f4").tobytes())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
-
-
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -1,25 +1,18 @@
-"""A run's events as the original's log lines, and its checkpoints in the original's format."""
+"""The original's log lines."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from pathlib import Path
-from typing import Any
-
-from ..config import RunConfig
-from ..config.durations import duration_steps
-from ..config.recipes import zoo
-from ..training.checkpoint import Checkpoint
-from ..training.schedule import due
-from .checkpoints import write_zoo_ckpt
+from typing import TextIO
 
 
 def epoch_and_step(done: int, steps_per_epoch: float) -> tuple[int, int]:
-    """(epoch, step within it), both from 1, of step number `done` (from 1).
+    """(epoch, step within it) of step number `done`, all counted from 1.
 
-    An epoch of a broken number of steps (no image dropped) ends with the step that completes it.
+    An epoch of a fractional number of steps (no image dropped) ends with the step that completes
+    it.
     """
     epoch = max(math.ceil(done / steps_per_epoch - 1e-9), 1)
     if done <= last_step(epoch - 1, steps_per_epoch):
@@ -28,7 +21,7 @@ def epoch_and_step(done: int, steps_per_epoch: float) -> tuple[int, int]:
 
 
 def last_step(epoch: int, steps_per_epoch: float) -> int:
-    """The step with which `epoch` (from 1) ends; 0 for epoch 0."""
+    """Number of the last step of `epoch`, counted from 1; 0 for epoch 0."""
     return math.ceil(epoch * steps_per_epoch - 1e-9)
 
 
@@ -40,27 +33,21 @@ def time_line(seconds: float, steps: int) -> str:
     return f"epoch time: {seconds * 1e3:.3f} ms, per step time: {seconds * 1e3 / steps:.3f} ms"
 
 
+def accuracy_text(top1: float, top5: float) -> str:
+    return str({"top_1_accuracy": top1, "top_5_accuracy": top5})
+
+
 class ZooReporter:
     """Two lines at the end of each epoch, as the original printed them.
 
     The loss is the mean over the last hundredth of the epoch (recipe `zoo`'s `log_every`). The time
-    is that of training since the epoch's start, or since the run was resumed in it; validation and
-    the first wait for data are in it as far as they delay a step.
+    is that of training since the epoch's start, or since the run was resumed in it. Validation is
+    not counted, the first wait for data is.
     """
 
-    def __init__(
-        self,
-        stream: Any = None,
-        ckpt_folder: Path | None = None,
-        run: RunConfig | None = None,
-        processes: int = 1,
-    ) -> None:
-        """With `ckpt_folder` a `.ckpt` is written there as often as `run` saves (not for a best
-        model in between) and at the end; the newest `keep_checkpoint_max` stay."""
+    def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
-        self.ckpt_folder, self.run = ckpt_folder, run or zoo().run
-        self.global_batch = self.run.batch_size * processes
-        self.total_steps, self.steps_per_epoch = 0, 1.0
+        self.steps_per_epoch = 1.0
         self.seconds, self.steps = 0.0, 0
         self.step, self.since = 0, time.perf_counter()
 
@@ -68,17 +55,14 @@ class ZooReporter:
         print(text, file=self.stream, flush=True)
 
     def started(self, step: int, total_steps: int, steps_per_epoch: float) -> None:
-        self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+        self.steps_per_epoch = steps_per_epoch
         self.step, self.since = step, time.perf_counter()
 
     def metrics(self, record: dict[str, float]) -> None:
         now, done = time.perf_counter(), int(record["step"])
         if "val/top1" in record:
             epoch, _ = epoch_and_step(done, self.steps_per_epoch)
-            accuracy = {
-                "top_1_accuracy": record["val/top1"],
-                "top_5_accuracy": record["val/top5"],
-            }
+            accuracy = accuracy_text(record["val/top1"], record["val/top5"])
             self.message(f"epoch: {epoch} validation accuracy is {accuracy}")
             self.since = now
             return
@@ -90,17 +74,6 @@ class ZooReporter:
             self.message(epoch_line(epoch, step, record["train/loss"]))
             self.message(time_line(self.seconds, self.steps))
             self.seconds, self.steps = 0.0, 0
-
-    def saved(self, checkpoint: Checkpoint) -> None:
-        """Write the `.ckpt` of a checkpoint; called by the rank and the thread that write."""
-        if self.ckpt_folder is None:
-            return
-        done = checkpoint.step
-        every = duration_steps(self.run.save_every, self.steps_per_epoch, self.global_batch)
-        if done == self.total_steps or due(done, every):
-            epoch, step = epoch_and_step(done, self.steps_per_epoch)
-            keep = self.run.keep_checkpoint_max
-            write_zoo_ckpt(self.ckpt_folder, checkpoint, epoch, step, keep)
 
     def close(self) -> None:
         pass

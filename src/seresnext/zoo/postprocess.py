@@ -1,22 +1,23 @@
-"""`postprocess.py`: accuracy from the result files and the labels, in the original's words."""
+"""`postprocess.py`: accuracy from the result files and the labels, as the original prints it."""
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from ..errors import UserError
+from ..files import read_json
 from ..training.metrics import Metrics, MetricSums
-from .names import result_name
-from .options import named, parse
+from .command import parse_only
+from .options import named
+from .preprocess import result_name
 
 UNREAD_FILE = "unread.json"
-"""In `result_Files/`: names of images that could not be read, where such were left out."""
+"""In `result_Files/`: names of the images that could not be read, if any were skipped."""
 
 
 @dataclass(frozen=True)
@@ -29,28 +30,32 @@ class PostprocessOptions:
 
 
 def main(argv: list[str]) -> int:
-    options, _ = parse(PostprocessOptions, argv, "postprocess.py")
+    options = parse_only(PostprocessOptions, argv, "postprocess.py")
     metrics = accuracy(Path(options.result_path), Path(options.label_path))
     if metrics.unread:
-        print(f"{metrics.unread} images could not be read and are in no figure", file=sys.stderr)
+        print(unread_line(metrics), file=sys.stderr)
     print(accuracy_lines(metrics), end="")
     return 0
 
 
 def accuracy_lines(metrics: Metrics) -> str:
-    """What `acc.log` holds: fractions, after two spaces."""
+    """The content of `acc.log`: fractions, after two spaces."""
     return f"Top1 acc:  {metrics.top1}\nTop5 acc:  {metrics.top5}\n"
 
 
-def accuracy(results: Path, labels: Path) -> Metrics:
-    """Every labelled image counts once.
+def unread_line(metrics: Metrics) -> str:
+    return f"{metrics.unread} images could not be read and are not counted"
 
-    Raises UserError for a label without result and a result without label, for a result that is
-    not as many float32 numbers as the first, and for labels beyond them.
+
+def accuracy(results: Path, labels: Path) -> Metrics:
+    """Accuracy over the labelled images, each counted once.
+
+    Raises UserError for a label without result and a result without label, for a result whose
+    number of logits is not that of the first, and for a label beyond them.
     """
     truth = _read_labels(labels)
     unread_file = results / UNREAD_FILE
-    unread = set(_read_json(unread_file, "names")) if unread_file.exists() else set()
+    unread = set(read_json(unread_file, "names")) if unread_file.exists() else set()
     if not results.is_dir():
         raise UserError(f"no folder {results}; expected the results of the inference there")
     found = {path.name for path in results.glob("*_0.bin")}
@@ -77,16 +82,7 @@ def accuracy(results: Path, labels: Path) -> Metrics:
 
 
 def _read_labels(path: Path) -> dict[str, int]:
-    labels = _read_json(path, "labels")
+    labels = read_json(path, "labels")
     if not isinstance(labels, dict) or not all(type(label) is int for label in labels.values()):
         raise UserError(f"{path}: expected image names and class indices, as preprocess.py writes")
     return labels
-
-
-def _read_json(path: Path, what: str) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {what} {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None

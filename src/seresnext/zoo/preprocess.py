@@ -1,18 +1,24 @@
-"""`preprocess.py`: the labels of the 310 flow, image name -> class index."""
+"""`preprocess.py`: the labels of the 310 flow, image name -> class index.
+
+The original keeps labels and results under an image's file name alone, which two images may share;
+`flat_names` keeps them apart.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from ..data.sources import evaluation_path, open_source
+from ..data.sources import evaluation_path, image_files, open_source
 from ..errors import UserError
+from ..files import writing
 from ..runtimes.base import create_runtime
-from .names import flat_names, images_below
-from .options import named, parse
+from .command import parse_only
+from .options import named
 
 LABEL_FILE = "imagenet_label.json"
 
@@ -24,12 +30,12 @@ class PreprocessOptions:
     dataset_name: Literal["imagenet2012", "imagenet"] = named("imagenet2012", "any image folder")
     data_path: str = named("", "validation images: a folder of <class>/, or one with val/")
     output_path: str = named("./preprocess_Result", "where imagenet_label.json is written")
-    mindir: str = named("", "model whose classes number the labels (else the folders, sorted)")
+    mindir: str = named("", "model whose class order numbers the labels (else the sorted folders)")
 
 
 def main(argv: list[str]) -> int:
-    options, flags = parse(PreprocessOptions, argv, "preprocess.py")
-    if flags or not options.data_path:
+    options = parse_only(PreprocessOptions, argv, "preprocess.py")
+    if not options.data_path:
         raise UserError("preprocess.py: give --data_path DIR with DIR/<class>/<image>")
     class_names = create_runtime(options.mindir).spec.class_names if options.mindir else None
     path = write_labels(Path(options.data_path), Path(options.output_path), class_names)
@@ -41,37 +47,34 @@ def write_labels(data: Path, out: Path, class_names: Sequence[str] | None = None
     """Write `out`/imagenet_label.json for the class folders of `data`; return its path.
 
     Classes are numbered as `class_names` has them, else in the order of the sorted folder names,
-    as in the original. An earlier `out` is kept beside. Raises UserError for images outside class
+    as in the original. An earlier `out` is renamed. Raises UserError for images outside class
     folders, and what `open_source` raises.
     """
     folder = evaluation_path(data)
     known = _label_names(folder, class_names)
     open_source(folder, class_names=known, allow_empty_classes=True)  # refuses unknown classes
     names = flat_names(images_below(folder))
-    astray = [path for path in names if "/" not in path]
-    if astray:
+    outside = [path for path in names if "/" not in path]
+    if outside:
         raise UserError(
-            f"{folder}: {len(astray)} images lie in no class folder, such as {astray[0]}; "
+            f"{folder}: {len(outside)} images lie in no class folder, such as {outside[0]}; "
             "move them into one, or elsewhere"
         )
     numbers = {name: number for number, name in enumerate(known)}
     labels = {name: numbers[path.split("/")[0]] for path, name in names.items()}
-    set_aside(out)
-    try:
+    with writing(out):
+        set_aside(out)
         out.mkdir(parents=True)
-        path = out / LABEL_FILE
-        path.write_text(json.dumps(labels))
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from None
-    return path
+        (out / LABEL_FILE).write_text(json.dumps(labels))
+    return out / LABEL_FILE
 
 
 def _label_names(folder: Path, model_names: Sequence[str] | None) -> Sequence[str]:
     """Class names in the order of their indices.
 
-    Those of the model; but where it has mere numbers for want of names (an original checkpoint,
-    exported without images) and the folders other names, the folders', sorted, as the original had
-    them. Raises UserError where those are not as many.
+    Those of the model, unless its classes are only numbered (an original checkpoint, exported
+    without images) and the folders have other names: then the folders', sorted, as in the original.
+    Raises UserError if their numbers differ.
     """
     folders = open_source(folder, allow_empty_classes=True).class_names
     if model_names is None:
@@ -95,3 +98,52 @@ def set_aside(path: Path) -> None:
     while (aside := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
     path.rename(aside)
+
+
+# File names --------------------------------------------------------------------------------
+
+
+def flat_names(paths: Iterable[str]) -> dict[str, str]:
+    """Path below the data set -> the name under which its label and its result are kept.
+
+    An image whose stem (name without suffix) is unique keeps its name, as in the original. Images
+    that share a stem (`1.jpg` in two class folders, or `1.jpg` beside `1.png`) are named by their
+    paths, `cats/1.jpg` -> `cats__1.jpg`. A name that is still taken gets a number, in order of the
+    paths: `cats__1__2.jpg`. All stems then differ, and so do the results' names, `<stem>_0.bin`.
+    """
+    paths = sorted(paths)
+    common = Counter(_stem(path) for path in paths)
+    names = {path: PurePosixPath(path).name for path in paths if common[_stem(path)] == 1}
+    taken = {_stem(name) for name in names.values()}
+    for path in paths:
+        if path not in names:
+            name = _free(path.replace("/", "__"), taken)
+            names[path] = name
+            taken.add(_stem(name))
+    return names
+
+
+def result_name(name: str) -> str:
+    """Name of the file in `result_Files/` with the logits of the image of this name."""
+    return f"{_stem(name)}_0.bin"
+
+
+def images_below(dataset: Path) -> list[str]:
+    """Sorted paths of the images below a data set, relative to it, with `/`.
+
+    Raises UserError if there are none.
+    """
+    return [path.relative_to(dataset).as_posix() for path in image_files([dataset])]
+
+
+def _free(name: str, taken: set[str]) -> str:
+    stem, suffix = _stem(name), PurePosixPath(name).suffix
+    number = 1
+    while stem in taken:
+        number += 1
+        stem = f"{_stem(name)}__{number}"
+    return stem + suffix
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).stem

@@ -1,9 +1,8 @@
-"""The original's names turned into this package's configuration."""
+"""The original's options as this package's configuration."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,18 +12,18 @@ from ..config import Config, EngineConfig, EngineName
 from ..config.recipes import recipe
 from ..errors import UserError
 from ..launch.processes import world_size
-from ..training.checkpoint import STATE, list_checkpoints
+from .checkpoints import from_newest_state
 from .options import Options, Target, TrainOptions
 
 
 def train_config(
     options: TrainOptions, flags: list[str] | None = None, processes: int | None = None
 ) -> tuple[Config, list[str]]:
-    """(the configuration, what the user should know about it).
+    """(the configuration, notes for the user).
 
-    `flags` are fields of `Config` as on the command line (`--model.layers 1 1 1 1`); they win.
-    `processes` of the run are those of this one's world if not given. Raises UserError naming what
-    is wrong.
+    `flags` set fields of `Config` as on the command line (`--model.layers 1 1 1 1`) and override
+    the options. `processes` is the number of processes of the run, by default that of this world.
+    Raises UserError naming the option or field that is wrong.
     """
     o = options
     global_batch = _global_batch(o, processes or world_size())
@@ -86,7 +85,7 @@ def train_config(
 
 
 def _folders(options: Options) -> tuple[str, str, str]:
-    """(root, train, val) of `DataConfig`; data_path holds the classes or the splits."""
+    """(root, train, val) of `DataConfig`: data_path holds the class folders or the splits."""
     if not options.data_path:
         raise UserError(
             "data_path is not set: give --data_path DIR with DIR/<class>/<image>, or DIR/train and "
@@ -98,13 +97,9 @@ def _folders(options: Options) -> tuple[str, str, str]:
 
 
 def _global_batch(options: TrainOptions, processes: int) -> int:
-    """Images per step, all devices: a run that is resumed keeps the one it began with."""
-    for checkpoint in reversed(list_checkpoints(Path(options.out, "checkpoints"))):
-        try:
-            return int(json.loads((checkpoint / STATE).read_bytes())["global_batch"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # damaged; the loop will say so when it passes over it
-    return options.batch_size * processes
+    """Images per step on all devices; a resumed run keeps the number that it began with."""
+    saved = from_newest_state(Path(options.out), lambda state: int(state["global_batch"]))
+    return saved or options.batch_size * processes
 
 
 def _lowest_ratio(eta_min: float, peak: float) -> float:
@@ -117,16 +112,16 @@ def _lowest_ratio(eta_min: float, peak: float) -> float:
 
 
 def image_size(height: int, width: int) -> int:
-    """The side of the square that the network sees; UserError for another shape."""
+    """The side of the square images. Raises UserError if height and width differ."""
     if height != width:
         raise UserError(f"images are square here: height is {height}, width {width}; give the same")
     return height
 
 
 def engine_config(target: Target, device_id: int, engine: EngineName | None) -> EngineConfig:
-    """Framework and device for `device_target`, `device_id` and `engine`, float32.
+    """Framework and device for `device_target`, `device_id` and `engine`, in float32.
 
-    Raises UserError for a pair that does not exist.
+    Raises UserError for a combination that does not exist.
     """
     name = engine or _usual_engine(target)
     if target == "CPU":
@@ -136,12 +131,12 @@ def engine_config(target: Target, device_id: int, engine: EngineName | None) -> 
             "device_target GPU needs --engine torch: MindSpore computes on CPU and Ascend here"
         )
     kind = {"GPU": "cuda", "Ascend": "ascend" if name == "mindspore" else "npu"}[target]
-    own = world_size() > 1  # each process takes the device of its local rank
-    return EngineConfig(name=name, device=kind if own else f"{kind}:{device_id}")
+    several = world_size() > 1  # each process takes the device of its local rank
+    return EngineConfig(name=name, device=kind if several else f"{kind}:{device_id}")
 
 
 def _usual_engine(target: Target) -> EngineName:
-    """MindSpore on Ascend, PyTorch on a GPU; on the CPU PyTorch where it is installed."""
+    """MindSpore on Ascend, PyTorch on a GPU; on the CPU PyTorch if it is installed."""
     if target == "Ascend" or (target == "CPU" and importlib.util.find_spec("torch") is None):
         return "mindspore"
     return "torch"

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
 from ..config import Config
 from ..errors import UserError
-from ..launch.processes import rank_output, report, world_size
-from .checkpoints import refuse_foreign
-from .door import run
+from ..launch.processes import rank_output, report
+from .checkpoints import refuse_other_runs, write_if_due
+from .command import parse, run_command
 from .log import ZooReporter
-from .options import TrainOptions, parse
+from .options import TrainOptions
 from .settings import train_config
 
 
 def main(argv: list[str]) -> int:
-    """Train; the same command goes on where it stopped."""
+    """Train; the same command resumes a stopped run."""
     options, flags = parse(TrainOptions, argv, "train.py")
     config, notes = train_config(options, flags)
     out = Path(config.run.out)
     report()
     with rank_output(out):
         _check_classes(options, config)
+        on_saved = None
         if options.save_ckpt:
-            refuse_foreign(out)
+            refuse_other_runs(out)
+            on_saved = functools.partial(write_if_due, out, config.run)
         from ..training.loop import train
 
-        ckpt_folder = out if options.save_ckpt else None
-        reporter = ZooReporter(None, ckpt_folder, config.run, world_size())
+        reporter = ZooReporter()
         for note in notes:
             reporter.message(note)
-        train(config, reporter, reporter.saved)
+        train(config, reporter, on_saved)
     return 0
 
 
 def _check_classes(options: TrainOptions, config: Config) -> None:
-    """`num_classes`, where it was given, against the folders there are."""
+    """Compare `num_classes`, if given, with the number of class folders."""
     if options.num_classes is None:
         return
     folder = config.data.train or os.path.join(config.data.root, "train")
@@ -48,9 +50,9 @@ def _check_classes(options: TrainOptions, config: Config) -> None:
     if found != options.num_classes:
         raise UserError(
             f"num_classes is {options.num_classes}, but {folder} has {found} class folders; "
-            "mend one of them, or leave num_classes out"
+            "fix one of them, or leave num_classes out"
         )
 
 
 if __name__ == "__main__":  # `torchrun -m`, `msrun python -m`
-    run(main)
+    run_command(main)
