@@ -11,6 +11,12 @@ class UserError(Exception):
     The message says what happened, what was expected and how to fix it. The command line
     prints it on one line, without a traceback, and exits with 1. Everything else that
     escapes is a bug and keeps its traceback.
+
+    >>> try:
+    ...     seresnext.load("nowhere.onnx")
+    ... except seresnext.UserError as error:
+    ...     print(error)
+    cannot read model nowhere.onnx: No such file or directory
     """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,21 +26,19 @@ def evaluate(
     predict: Predict,
     batches: Iterable[Batch],
     all_sum: Callable[[np.ndarray], np.ndarray] = lambda values: values,
-    progress: Callable[[int], None] = lambda images: None,
     unread: Callable[[], int] = lambda: 0,
 ) -> Metrics:
-    """Count every image of `batches` once.
+    """Count every image of `batches` once and return the metrics over all ranks.
 
     `predict` is an engine's or a runtime's: uint8 [B, H, W, 3] -> float32 logits [B, K].
     `all_sum` adds the ranks' sums; counts are integers and the loss float64, so the result does
-    not depend on the batch size, and top-1 not on the world size. `progress` hears the images
-    done so far; `unread` says at the end how many images this rank could not read.
+    not depend on the batch size, and top-1 not on the world size. `unread` returns at the end how
+    many images this rank could not read.
     """
     sums = MetricSums()
     start = time.perf_counter()
     for batch in batches:
         sums.add(predict(batch.images), batch.labels, batch.mask)
-        progress(int(sums.counts[2]))
     sums.counts[3] = unread()
     sums.counts, sums.loss = all_sum(sums.counts), all_sum(sums.loss)
     return sums.result(time.perf_counter() - start)
@@ -47,27 +46,28 @@ def evaluate(
 
 def evaluate_folder(
     model: Runtime,
-    data: Path,
+    data: str | Path,
     *,
-    batch_size: int,
+    batch_size: int = 64,
     workers: int = 0,
     on_bad_image: Literal["stop", "skip"] = "stop",
-) -> tuple[Metrics, list[str]]:
-    """Evaluate an engine or a runtime on a folder; returns the metrics and the unread files.
+) -> Metrics:
+    """Evaluate an engine or a runtime on labelled images; `unread_images` lists the unreadable.
 
     `data` holds `val/<class>/` (or validation, test), or `<class>/` itself. Labels follow the
-    model's class names.
+    model's class names. Raises UserError for a folder of another layout and, unless
+    `on_bad_image` is "skip", for an unreadable image.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size: expected 1 or more, got {batch_size}")
-    report = BadImages(None)
+    bad_images = BadImages()
     batches = eval_batches(
-        open_evaluation(data, model.spec.class_names),
+        open_evaluation(Path(data), model.spec.class_names),
         model.spec.input,
         DataConfig(workers=workers, on_bad_image=on_bad_image),
         batch_size=batch_size,
-        report=report,
+        report=bad_images,
     )
     with closing(batches):
-        metrics = evaluate(model.predict, batches, unread=lambda: report.count)
-    return metrics, report.names()
+        metrics = evaluate(model.predict, batches, unread=lambda: bad_images.count)
+    return replace(metrics, unread_images=tuple(bad_images.names()))

@@ -1,99 +1,132 @@
-"""Images in, the most probable classes out."""
+"""Prediction: images of any kind in, the most probable classes out."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from .data.decode import ImageError, decode_image
+from .config import DataConfig
+from .data.decode import ImageError, decode_image, decode_pillow
 from .data.preprocess import preprocess
+from .errors import UserError
 from .runtimes.base import Runtime
+
+ImageLike = str | Path | bytes | np.ndarray | Image.Image
+"""A file's path, its content, uint8 [H, W, 3] RGB, or a Pillow image."""
+
+_AHEAD = 2
+"""Decoding threads: enough to keep a CPU runtime busy."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image's answer."""
+    """The answer for one image.
+
+    >>> print(seresnext.load("runs/mine").predict("cat.jpg", top=1))
+    cat ...%
+    """
 
     file: str
+    """Path of the image; empty where it was not a file."""
     classes: tuple[str, ...]
     """Most probable first."""
     probabilities: tuple[float, ...]
+    """Of these classes, 0 to 1."""
     error: str = ""
     """Why the image could not be read; then there are no classes."""
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON.
+
+        >>> sorted(seresnext.load("runs/mine").predict("cat.jpg").to_dict())
+        ['file', 'top']
+        """
         if self.error:
             return {"file": self.file, "error": self.error}
-        top = [
-            {"class": name, "probability": p}
-            for name, p in zip(self.classes, self.probabilities, strict=True)
-        ]
+        top = [{"class": n, "probability": p} for n, p in self._pairs()]
         return {"file": self.file, "top": top}
+
+    def __str__(self) -> str:
+        return self.error or ", ".join(f"{name} {p:.1%}" for name, p in self._pairs())
+
+    def _pairs(self) -> Iterable[tuple[str, float]]:
+        return zip(self.classes, self.probabilities, strict=True)
 
 
 def predict(
-    model: Runtime,
-    files: Iterable[Path],
-    *,
-    top: int = 5,
-    batch_size: int = 32,
-    workers: int = 2,
-    max_pixels: int = 100_000_000,
+    model: Runtime, images: Iterable[ImageLike], *, top: int = 5, batch_size: int = 32
 ) -> Iterator[Prediction]:
-    """Yield one Prediction per file, in order; decoding runs ahead by one batch.
+    """Yield a Prediction per image, in order; decoding runs one batch ahead.
 
-    Memory is bounded by two batches, whatever the number of files. An unreadable file yields its
-    error and disturbs no other.
+    Memory is bounded by two batches, whatever the number of images. An unreadable image yields
+    its error and does not affect the others. Raises UserError for `top` or `batch_size` below 1.
     """
+    if top < 1 or batch_size < 1:
+        raise UserError("--top and --batch-size: expected 1 or more")
+    items = iter(images)
+    with ThreadPoolExecutor(_AHEAD) as pool:
 
-    def read(path: Path) -> np.ndarray | str:
-        try:
-            return preprocess(
-                decode_image(path.read_bytes(), max_pixels=max_pixels), model.spec.input
+        def start() -> list[tuple[ImageLike, Future[np.ndarray | str]]]:
+            chosen = itertools.islice(items, batch_size)
+            return [(item, pool.submit(_read, item, model)) for item in chosen]
+
+        current = start()
+        while current:
+            ahead = start()
+            yield from _predict_batch(model, [(i, f.result()) for i, f in current], top)
+            current = ahead
+
+
+def _read(item: ImageLike, model: Runtime) -> np.ndarray | str:
+    """The preprocessed pixels, uint8 [S, S, 3], or why there are none."""
+    try:
+        return preprocess(_pixels(item), model.spec.input)
+    except OSError as error:
+        return error.strerror or str(error)
+    except ImageError as error:
+        return str(error)
+
+
+def _pixels(item: ImageLike) -> np.ndarray:
+    """Upright uint8 [H, W, 3]. Raises ImageError and OSError."""
+    max_pixels = DataConfig().max_pixels
+    if isinstance(item, np.ndarray):
+        if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3 or 0 in item.shape:
+            raise ImageError(
+                f"an array of {item.dtype} {list(item.shape)}; expected uint8 [height, width, 3]"
             )
-        except OSError as error:
-            return error.strerror or str(error)
-        except ImageError as error:
-            return str(error)
-
-    paths = iter(files)
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: list[tuple[Path, Any]] = []
-        while True:
-            current = ahead or [
-                (p, pool.submit(read, p)) for p in itertools.islice(paths, batch_size)
-            ]
-            if not current:
-                return
-            ahead = [(p, pool.submit(read, p)) for p in itertools.islice(paths, batch_size)]
-            yield from _predict_batch(model, [(p, f.result()) for p, f in current], top)
+        return item
+    if isinstance(item, Image.Image):
+        return decode_pillow(item, max_pixels=max_pixels)
+    data = item if isinstance(item, bytes) else Path(item).read_bytes()
+    return decode_image(data, max_pixels=max_pixels)
 
 
 def _predict_batch(
-    model: Runtime, items: list[tuple[Path, np.ndarray | str]], top: int
+    model: Runtime, items: list[tuple[ImageLike, np.ndarray | str]], top: int
 ) -> Iterator[Prediction]:
-    images = [image for _, image in items if not isinstance(image, str)]
-    rows = iter(softmax(model.predict(np.stack(images))) if images else ())
+    pixels = [image for _, image in items if not isinstance(image, str)]
+    rows = iter(softmax(model.predict(np.stack(pixels))) if pixels else ())
     names = model.spec.class_names
-    for path, image in items:
+    for item, image in items:
+        file = str(item) if isinstance(item, str | Path) else ""
         if isinstance(image, str):
-            yield Prediction(str(path), (), (), image)
+            yield Prediction(file, (), (), image)
             continue
         row = next(rows)
         order = np.argsort(-row, kind="stable")[:top]
-        yield Prediction(
-            str(path), tuple(names[i] for i in order), tuple(float(row[i]) for i in order)
-        )
+        yield Prediction(file, tuple(names[i] for i in order), tuple(float(row[i]) for i in order))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Class probabilities, float64 [N, K]."""
+    """Return class probabilities, float64 [N, K]."""
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     exp = np.exp(shifted)
     return np.asarray(exp / exp.sum(1, keepdims=True))

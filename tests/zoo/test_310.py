@@ -60,7 +60,7 @@ def test_the_flow(artifact: Path, tmp_path: Path, digits: Path, command: Command
     assert match
 
     model = create_runtime(artifact, device="cpu")
-    metrics, _ = evaluate_folder(model, digits / "val", batch_size=12)
+    metrics = evaluate_folder(model, digits / "val", batch_size=12)
     assert float(match[1]) == metrics.top1
     for name in names:
         logits = np.fromfile(tmp_path / "result_Files" / f"{name}_0.bin", np.float32)

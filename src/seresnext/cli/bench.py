@@ -9,12 +9,12 @@ from pathlib import Path
 
 import tyro
 
-from ..config import EngineName
 from ..errors import UserError
+from .options import ComputeOptions, JsonOption
 
 
-@dataclass(frozen=True)
-class BenchInferArgs:
+@dataclass(frozen=True, kw_only=True)
+class BenchInferArgs(JsonOption, ComputeOptions):
     """Latency and throughput of models and artifacts, side by side.
 
     They take turns, each in a process of its own; ratios are to the first one.
@@ -30,12 +30,6 @@ class BenchInferArgs:
     """Of single images in each turn."""
     threads: int = 0
     """CPU threads; 0 leaves it to the framework."""
-    engine: EngineName = "torch"
-    """Framework for run and model folders."""
-    device: str = "auto"
-    """Where to compute."""
-    json: bool = False
-    """Print one JSON list."""
 
 
 def run(argv: list[str]) -> int:

@@ -6,52 +6,41 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
-from ..config import EngineName
+from .options import BadImagePolicy, ComputeOptions, DecodingOptions, JsonOption
 
 
-@dataclass(frozen=True)
-class EvaluateArgs:
-    """Evaluate a run, a model folder or an exported artifact on a folder of images.
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArgs(JsonOption, DecodingOptions, ComputeOptions):
+    """Evaluate a run, a model, an artifact or weights on a folder of images.
 
     Every image is counted exactly once, whatever the batch size.
     """
 
     model: tyro.conf.Positional[Path]
-    """Run folder, model folder, or artifact of `seresnext export`."""
+    """Run folder, model folder, artifact (.onnx, .xml, .mindir, .pt2) or weights file."""
     data: Path
     """Folder with val/<class>/ (or validation/, test/), or with <class>/ itself."""
     batch_size: int = 64
     """Images per batch; does not change the result."""
-    engine: EngineName = "torch"
-    """Framework for run and model folders."""
-    device: str = "auto"
-    """Where to compute."""
-    workers: int = 0
-    """Decoding threads; 0 means one per core."""
-    on_bad_image: Literal["stop", "skip"] = "stop"
+    on_bad_image: BadImagePolicy = "stop"
     """Stop at an unreadable image, or leave it out, count it and list it on stderr."""
-    json: bool = False
-    """Print one JSON object."""
 
 
 def run(argv: list[str]) -> int:
     args = tyro.cli(EvaluateArgs, args=argv, prog="seresnext evaluate")
-    from ..evaluate import evaluate_folder
-    from ..runtimes.base import create_runtime
+    from ..api import load
 
-    model = create_runtime(args.model, device=args.device, engine=args.engine)
-    metrics, unread = evaluate_folder(
-        model,
+    model = load(args.model, engine=args.engine, device=args.device)
+    metrics = model.evaluate(
         args.data,
         batch_size=args.batch_size,
         workers=args.workers,
         on_bad_image=args.on_bad_image,
     )
-    for name in unread:
+    for name in metrics.unread_images:
         print(f"unreadable: {name}", file=sys.stderr)
     if args.json:
         print(json.dumps(metrics.to_dict()))

@@ -10,16 +10,15 @@ import tyro
 
 from ..exporters.options import ExportOptions
 from ..runtimes.formats import FORMATS
+from .options import JsonOption
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportArgs(ExportOptions):
+class ExportArgs(JsonOption, ExportOptions):
     model: tyro.conf.Positional[Path]
     """Run folder or model folder."""
     out: Path
     """File to write."""
-    json: bool = False
-    """Print one JSON object."""
 
 
 def run(argv: list[str]) -> int:
@@ -30,10 +29,10 @@ def run(argv: list[str]) -> int:
         "written on Ascend only (not run on hardware)."
     )
     args = tyro.cli(ExportArgs, args=argv, prog="seresnext export", description=description)
+    from ..api import export
     from ..exporters.report import print_report
-    from ..exporters.run import export
 
-    report = export(args.model, args.out, args)
+    report = export(**{name: value for name, value in vars(args).items() if name != "json"})
     if args.json:
         print(json.dumps(report.to_dict()))
     else:

@@ -9,28 +9,22 @@ from pathlib import Path
 
 import tyro
 
-from ..config import EngineName
 from ..errors import UserError
+from .options import ComputeOptions, JsonOption
 
 
-@dataclass(frozen=True)
-class PredictArgs:
-    """Name what is in images."""
+@dataclass(frozen=True, kw_only=True)
+class PredictArgs(JsonOption, ComputeOptions):
+    """Print the most probable classes of images."""
 
     model: tyro.conf.Positional[Path]
-    """Run folder, model folder, or artifact."""
+    """Run folder, model folder, artifact or weights file."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, or folders of them."""
     top: int = 5
     """Classes per image."""
     batch_size: int = 32
     """Images per batch."""
-    engine: EngineName = "torch"
-    """Framework for run and model folders."""
-    device: str = "auto"
-    """Where to compute."""
-    json: bool = False
-    """Print one JSON object a line."""
 
 
 def run(argv: list[str]) -> int:
@@ -39,23 +33,18 @@ def run(argv: list[str]) -> int:
         raise UserError("--top and --batch-size: expected 1 or more")
     if not args.images:
         raise UserError("no image given; name at least one file or folder after the model")
+    from ..api import load
     from ..data.sources import image_files
-    from ..predict import predict
-    from ..runtimes.base import create_runtime
 
     files = image_files(args.images)
-    model = create_runtime(args.model, device=args.device, engine=args.engine)
+    model = load(args.model, engine=args.engine, device=args.device)
     failed = 0
-    for prediction in predict(model, files, top=args.top, batch_size=args.batch_size):
+    for prediction in model.predict_each(files, top=args.top, batch_size=args.batch_size):
         if args.json:
             print(json.dumps(prediction.to_dict()), flush=True)
         elif prediction.error:
             print(f"{prediction.file}: cannot be read: {prediction.error}", file=sys.stderr)
         else:
-            answer = ", ".join(
-                f"{name} {p:.1%}"
-                for name, p in zip(prediction.classes, prediction.probabilities, strict=True)
-            )
-            print(f"{prediction.file}: {answer}", flush=True)
+            print(f"{prediction.file}: {prediction}", flush=True)
         failed += bool(prediction.error)
     return 1 if failed else 0

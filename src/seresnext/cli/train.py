@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
@@ -13,9 +13,6 @@ from ..config import SHORT_NAMES, Config, EngineName, Precision, load_config
 from ..config.recipes import recipe
 from ..errors import UserError
 from ..launch.processes import launch, rank, rank_output, report, world_size
-
-if TYPE_CHECKING:
-    from ..training.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -104,27 +101,22 @@ def run(argv: list[str]) -> int:
         return launch(config, _without(argv, "--nproc"), args.nproc)
     report()
     with rank_output(Path(config.run.out)):
-        from ..training.log import console_reporter
-        from ..training.loop import train
+        from ..api import train
 
-        metrics = train(config, console_reporter())
+        result = train(config)
     if rank() == 0:
-        _say_trained(config, metrics)
+        if result.metrics:
+            metrics = result.metrics
+            print(f"top-1 {metrics.top1:.2%} on {metrics.images} validation images")
+        print(f"model: {result.out}/model")
+        print(f"next:  seresnext predict {result.out} IMAGE...")
     return 0
 
 
 def _without(argv: list[str], flag: str) -> list[str]:
-    """The words but for `flag VALUE` and `flag=VALUE`."""
+    """The arguments without `flag VALUE` and `flag=VALUE`."""
     return [
         word
         for before, word in zip(["", *argv], argv, strict=False)
         if word != flag and before != flag and not word.startswith(f"{flag}=")
     ]
-
-
-def _say_trained(config: Config, metrics: Metrics | None) -> None:
-    out = config.run.out
-    if metrics:
-        print(f"top-1 {metrics.top1:.2%} on {metrics.images} validation images")
-    print(f"model: {out}/model")
-    print(f"next:  seresnext predict {out} IMAGE...")

@@ -78,7 +78,11 @@ class Changes(TypedDict, total=False):
 
 @checked("")
 class Config:
-    """One run, complete."""
+    """One run, complete: what `train` takes.
+
+    >>> seresnext.recipe("demo").optim.nesterov
+    True
+    """
 
     recipe: str = "imagenet"
     """Recipe to start from: demo, imagenet, finetune, zoo, zoo-fixed. The fields below decide."""
@@ -97,6 +101,10 @@ class Config:
         A name is one of the command line's short flags (`data="photos"`, `epochs=5`) or a group
         with its fields (`optim={"momentum": 0.95}`). Raises UserError naming the field for an
         unknown name or a value out of range.
+
+        >>> config = seresnext.recipe("finetune").replace(data="photos", optim={"momentum": 0.95})
+        >>> config.data.root, config.optim.momentum
+        ('photos', 0.95)
         """
         values: dict[str, dict[str, Any]] = {}
         for name, value in changes.items():
@@ -122,6 +130,10 @@ class Config:
 
         Each field's own range is checked when its group is made. Raises UserError naming the field
         that does not go with another one.
+
+        >>> seresnext.recipe("demo").replace(optim={"accumulate": 5}).check()
+        Traceback (most recent call last):
+        seresnext.errors.UserError: optim.accumulate: expected a divisor of run.batch_size...
         """
         self.model.architecture(1)
         augment, optim, engine, batch_size = (

@@ -237,3 +237,9 @@ def _rgb(image: Image.Image) -> np.ndarray:
         white.paste(image, mask=image.getchannel("A"))
         image = white
     return np.array(image.convert("RGB"))
+
+
+def decode_pillow(image: Image.Image, *, max_pixels: int) -> np.ndarray:
+    """Return an open Pillow image as upright uint8 RGB [H, W, 3]. Raises ImageError."""
+    _check_size(*image.size, max_pixels)
+    return upright(_rgb(image), image.getexif().get(0x0112, 1))

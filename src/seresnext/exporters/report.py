@@ -16,7 +16,12 @@ from .comparison import TOLERANCES, Comparison
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how it compares with the engine."""
+    """What was written, and how it compares with the engine.
+
+    >>> report = seresnext.export("runs/mine", "mine.onnx", data="photos")
+    >>> report.files, report.comparison.flips
+    ((...Path('mine.onnx'),), 0)
+    """
 
     files: tuple[Path, ...]
     bytes: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from types import FrameType
 
 INTERRUPTED_EXIT = 75
@@ -11,11 +12,21 @@ INTERRUPTED_EXIT = 75
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; its state is saved and the same command resumes it."""
+    """The run was asked to stop; its state is saved, and the same command or call resumes it.
+
+    >>> try:
+    ...     raise seresnext.Interrupted  # as `train` does after Ctrl-C
+    ... except seresnext.Interrupted:
+    ...     print("call train again to go on")
+    call train again to go on
+    """
 
 
 class Interrupt:
-    """While entered, `requested` turns true at the first SIGTERM or SIGINT."""
+    """While entered, `requested` turns true at the first SIGTERM or SIGINT.
+
+    Signals reach a process's main thread only; in another thread nothing is changed.
+    """
 
     signals = (signal.SIGTERM, signal.SIGINT)
 
@@ -23,7 +34,9 @@ class Interrupt:
         self.requested = False
 
     def __enter__(self) -> Interrupt:
-        self._earlier = {number: signal.signal(number, self._handle) for number in self.signals}
+        self._earlier = {}
+        if threading.current_thread() is threading.main_thread():
+            self._earlier = {number: signal.signal(number, self._handle) for number in self.signals}
         return self
 
     def __exit__(self, *exception: object) -> None:

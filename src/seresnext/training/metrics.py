@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Result of an evaluation."""
+    """Result of an evaluation.
+
+    >>> metrics = seresnext.load("runs/mine").evaluate("photos")
+    >>> metrics.top1, metrics.images, metrics.unread
+    (1.0, 6, 0)
+    """
 
     top1: float
     """Share of images whose largest logit is the label, 0 to 1."""
@@ -22,8 +28,15 @@ class Metrics:
     unread: int
     """Images that could not be read; in no figure above."""
     images_per_second: float
+    unread_images: tuple[str, ...] = ()
+    """Which images could not be read, where an evaluation of its own asked for them."""
 
-    def to_dict(self) -> dict[str, float | int]:
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON.
+
+        >>> seresnext.load("runs/mine").evaluate("photos").to_dict()["images"]
+        6
+        """
         return asdict(self)
 
 

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..model.saved_model import save_model, save_safetensors
-from ..model.spec import InputSpec, ModelSpec
+from ..model.spec import ModelSpec
 from .ckpt import write_ckpt
 from .layouts import MAX_POOL, Layout, to_entries
-from .load import load_weights
-from .translate import LoadedWeights
+from .load import load_weights, model_spec
 
 Target = Literal["seresnext", "timm", "original", "mindcv"]
 SUFFIXES = (".safetensors", ".ckpt")
@@ -73,11 +72,16 @@ def convert(
     network even if the layout pads the max-pool otherwise, which puts its outputs some 20 % off.
     Raises UserError, and writes nothing, if the source cannot be read or the result would not be
     the same network.
+
+    >>> print(seresnext.convert("runs/mine", "timm.safetensors"))
+    read runs/mine...: seresnext layout, seresnext50_32x4d, 2 classes
+    ...
+    wrote timm.safetensors: timm layout, ... entries
     """
     out = Path(out)
     target = _target(out, to)
     loaded = load_weights(source)
-    spec, notes = _model_spec(loaded, class_names, image_size)
+    spec, notes = model_spec(loaded, class_names, image_size)
     if target != "seresnext":
         spec, more = _match_pooling(spec, target, allow_pooling_change)
         notes += more
@@ -130,38 +134,6 @@ def _target(out: Path, to: Target | None) -> Target:
     if kind != "folder" and out.is_dir():
         raise UserError(f"{out} is a folder; expected a file to write")
     return to
-
-
-def _model_spec(
-    loaded: LoadedWeights, class_names: tuple[str, ...] | None, image_size: int | None
-) -> tuple[ModelSpec, list[str]]:
-    """(classes and input: as given, else as they came with the weights, else the usual, notes)."""
-    arch, notes = loaded.architecture, []
-    if loaded.spec:
-        names, inputs = loaded.spec.class_names, loaded.spec.input
-    else:
-        names = tuple(str(index) for index in range(arch.num_classes))
-        # mindcv and the original resize bilinearly for evaluation, timm by default bicubically.
-        inputs = InputSpec(interpolation="bicubic" if loaded.layout == "timm" else "bilinear")
-        if image_size is None:
-            notes.append(
-                f"assumed input: {inputs.image_size} px, crop ratio {inputs.crop_ratio}, "
-                f"{inputs.interpolation}, ImageNet mean and std"
-            )
-        if class_names is None:
-            notes.append("no class names came with the weights; they are numbered")
-    if class_names is not None:
-        if len(class_names) != arch.num_classes or len(set(class_names)) != len(class_names):
-            raise UserError(
-                f"{len(set(class_names))} different class names were given, "
-                f"the network has {arch.num_classes} classes"
-            )
-        names = tuple(class_names)
-    if image_size is not None:
-        if image_size < 32:
-            raise UserError(f"image size: expected 32 or more, got {image_size}")
-        inputs = replace(inputs, image_size=image_size)
-    return ModelSpec(arch, names, inputs), notes
 
 
 def _match_pooling(spec: ModelSpec, target: Layout, allow: bool) -> tuple[ModelSpec, list[str]]:

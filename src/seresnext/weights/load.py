@@ -72,6 +72,44 @@ def pretrained_weights(
     return {name: weights[name] for name in weight_shapes(arch)}, notes
 
 
+def model_spec(
+    loaded: LoadedWeights,
+    class_names: tuple[str, ...] | None = None,
+    image_size: int | None = None,
+) -> tuple[ModelSpec, list[str]]:
+    """Return the model that the weights belong to, and notes on what had to be assumed.
+
+    Class names and input size are those given, else those that came with the weights, else the
+    usual ones. Raises UserError for a wrong number of class names and a size below 32.
+    """
+    arch, notes = loaded.architecture, []
+    if loaded.spec:
+        names, inputs = loaded.spec.class_names, loaded.spec.input
+    else:
+        names = tuple(str(index) for index in range(arch.num_classes))
+        # mindcv and the original resize bilinearly for evaluation, timm by default bicubically.
+        inputs = InputSpec(interpolation="bicubic" if loaded.layout == "timm" else "bilinear")
+        if image_size is None:
+            notes.append(
+                f"assumed input: {inputs.image_size} px, crop ratio {inputs.crop_ratio}, "
+                f"{inputs.interpolation}, ImageNet mean and std"
+            )
+        if class_names is None:
+            notes.append("no class names came with the weights; they are numbered")
+    if class_names is not None:
+        if len(class_names) != arch.num_classes or len(set(class_names)) != len(class_names):
+            raise UserError(
+                f"{len(set(class_names))} different class names were given, "
+                f"the network has {arch.num_classes} classes"
+            )
+        names = tuple(class_names)
+    if image_size is not None:
+        if image_size < 32:
+            raise UserError(f"image size: expected 32 or more, got {image_size}")
+        inputs = replace(inputs, image_size=image_size)
+    return ModelSpec(arch, names, inputs), notes
+
+
 # Folders -----------------------------------------------------------------------------------
 
 
@@ -89,7 +127,7 @@ def _load_folder(folder: Path) -> LoadedWeights:
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
         raise UserError(
-            f"{folder} is no model: expected a run folder that has finished, a folder with "
+            f"{folder} holds no finished model; expected a run folder, a folder with "
             f"{WEIGHTS_FILE} and {CONFIG_FILE}, or a single .safetensors, .pth or .ckpt file"
         )
     loaded = _load_file(file, checkpoint_spec)

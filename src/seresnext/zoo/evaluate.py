@@ -105,7 +105,7 @@ class Evaluator:
             o = self.options
             settings = engine_config(o.device_target, o.device_id, o.engine)
             self.engine = create_engine(spec, loaded.weights, settings)
-        metrics, _ = evaluate_folder(self.engine, self.folder, batch_size=self.options.batch_size)
+        metrics = evaluate_folder(self.engine, self.folder, batch_size=self.options.batch_size)
         return metrics
 
 
