@@ -1,16 +1,16 @@
-"""Bytes -> upright uint8 RGB. The one place where images are decoded.
+"""Bytes -> upright uint8 RGB. All images are decoded here.
 
-Formats are told by content, never by name: JPEG, PNG, WebP, BMP. What becomes of them:
+Formats are recognised by content, never by name: JPEG, PNG, WebP, BMP. Rules:
 
 - EXIF orientation 1-8 is applied.
 - Alpha, and a transparent colour or palette entry, is composited on white.
 - CMYK (in JPEG, stored inverted as Adobe does): R = (255 - C) (255 - K) / 255, and so on.
 - Embedded colour profiles are not applied.
 - 16-bit grey is divided by 257 and rounded; 16-bit colour keeps its high byte.
-- Of an animation the first frame counts.
+- Of an animation the first frame is decoded.
 
-Files that end early are refused, however much of the picture could be shown, and so is damage
-that can be told: by libjpeg's warnings, by a PNG's checksums.
+Files that end early are refused, however much of the picture could be shown, and so are files
+that libjpeg's warnings or a PNG's checksums show to be damaged.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -32,14 +33,15 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from .jpeg import ImageError, Jpeg, segments
-from .orientation import orientation, upright
 
-# Decoding runs in many threads at once; OpenCV's own would only get in their way.
+__all__ = ["Box", "ImageError", "OpenImage", "decode_image", "open_image"]
+
+# Decoding runs in many threads at once; OpenCV's own would compete with them.
 cv2.setNumThreads(1)
-# Pillow warns of a damaged animation header; the first frame is all that is wanted.
+# Pillow warns of a damaged animation header, which decoding the first frame does not need.
 warnings.filterwarnings("ignore", message="Invalid APNG", category=UserWarning)
 
-_FOREIGN = {
+_OTHER_FORMATS = {
     b"GIF8": "a GIF",
     b"II*\0": "a TIFF",
     b"MM\0*": "a TIFF",
@@ -67,70 +69,75 @@ class Box:
 
 @dataclass(frozen=True)
 class OpenImage:
-    """An image whose size is known. A JPEG is not decoded yet, anything else is."""
+    """An image whose size is known. A JPEG is not decoded yet, any other format is."""
 
     width: int
     """Pixels, upright."""
     height: int
     """Pixels, upright."""
-    _jpeg: Jpeg | None = None
-    _pixels: np.ndarray | None = None
+    _stored: Jpeg | NDArray[np.uint8]
+    """As in the file."""
+    _orientation: int
+    """EXIF orientation, 1 (upright) to 8."""
 
-    def pixels(self) -> np.ndarray:
-        """All of it, uint8 [height, width, 3]. Raises ImageError."""
-        if self._jpeg is None:
-            assert self._pixels is not None
-            return self._pixels
-        return self._jpeg.decode(1)
+    def pixels(self) -> NDArray[np.uint8]:
+        """Return all of it, uint8 [height, width, 3]. Raises ImageError."""
+        return self._upright(1, 0)
 
-    def crop(self, box: Box, at_least: int) -> np.ndarray:
-        """A rectangle of it, for training: only as much is decoded as that needs.
+    def crop(self, box: Box, at_least: int) -> NDArray[np.uint8]:
+        """Return a rectangle of it, uint8 [h, w, 3], decoding only as much as that needs.
 
-        The result may be 1/2, 1/4 or 1/8 of the box (to the nearest pixel) where both its sides
-        stay `at_least` so long: a JPEG's blocks are then transformed to fewer pixels, which is
-        faster and antialiased. Otherwise it is that part of `pixels()`. Raises ImageError, but
-        may miss damage below the box; a file that ends early is always noticed.
+        The result may be reduced to 1/2, 1/4 or 1/8 of the box (to the nearest pixel) where both
+        sides stay at least `at_least` pixels: JPEG blocks are then transformed to fewer pixels,
+        which is faster and antialiased. Otherwise it is that part of `pixels()`. Raises
+        ImageError, but may miss damage below the box; a file that ends early is always noticed.
         """
-        if self._jpeg is None:
-            image, factor = self.pixels(), 1
-        else:
-            short = min(box.width, box.height)
-            factor = next((f for f in (8, 4, 2) if f * at_least <= short), 1)
-            image = self._jpeg.decode(factor, box.y + box.height)
+        short = min(box.width, box.height)
+        reducible = isinstance(self._stored, Jpeg)
+        factor = next((f for f in (8, 4, 2) if reducible and f * at_least <= short), 1)
+        image = self._upright(factor, box.y + box.height)
         x, right = ((2 * v + factor) // (2 * factor) for v in (box.x, box.x + box.width))
         y, bottom = ((2 * v + factor) // (2 * factor) for v in (box.y, box.y + box.height))
         return image[y : max(bottom, y + 1), x : max(right, x + 1)]
 
+    def _upright(self, factor: int, rows: int) -> NDArray[np.uint8]:
+        """Decode at 1 / `factor`; rows below the upper `rows` may be missing, unless that is 0."""
+        pixels = self._stored
+        if isinstance(pixels, Jpeg):
+            pixels = pixels.decode(factor, rows if self._orientation == 1 else 0)
+        return upright(pixels, self._orientation)
+
 
 def open_image(data: bytes, max_pixels: int) -> OpenImage:
-    """Recognise an image and learn its size. Raises ImageError.
+    """Recognise an image and find its size. Raises ImageError.
 
     One of more than `max_pixels` is refused from its header, before memory is taken for it.
     """
     kind = _kind(data)
     if kind != "JPEG":
-        return _decoded(*_load(kind, data, max_pixels))
-    turned, exif, height_at = segments(data)
+        return _opened(*_load(kind, data, max_pixels))
+    exif, height_at = segments(data)
+    orientation = read_orientation(data[exif][10:])
     try:
         height, width, color, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError):  # a subsampling that TurboJPEG has no name for, or damage
-        # Pillow reads the tags of an EXIF block by itself, and warns of damaged ones.
+        # Without the EXIF block, which Pillow would parse too, warning of damaged tags.
         stored, _ = _load(kind, data[: exif.start] + data[exif.stop :], max_pixels)
-        return _decoded(stored, turned)
+        return _opened(stored, orientation)
     _check_size(width, height, max_pixels)
-    jpeg = Jpeg(data, width, height, color in ("CMYK", "YCCK"), turned, height_at)
-    if turned > 4:
+    jpeg = Jpeg(data, width, height, color in ("CMYK", "YCCK"), height_at)
+    if orientation > 4:
         width, height = height, width
-    return OpenImage(width, height, jpeg)
+    return OpenImage(width, height, jpeg, orientation)
 
 
-def decode_image(data: bytes, *, max_pixels: int) -> np.ndarray:
+def decode_image(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
     """Decode to upright uint8 RGB [H, W, 3], contiguous. Raises ImageError."""
     return open_image(data, max_pixels).pixels()
 
 
 def _kind(data: bytes) -> str:
-    """JPEG, PNG, WebP or BMP, from the first bytes."""
+    """Return JPEG, PNG, WebP or BMP, from the first bytes. Raises ImageError."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -141,7 +148,7 @@ def _kind(data: bytes) -> str:
         return "BMP"
     if not data:
         raise ImageError("empty file")
-    found = _FOREIGN.get(data.lstrip()[:4], "no image that is known")
+    found = _OTHER_FORMATS.get(data.lstrip()[:4], "no image that is known")
     raise ImageError(f"{found}; expected JPEG, PNG, WebP or BMP")
 
 
@@ -162,13 +169,13 @@ _PILLOW: dict[str, Callable[[io.BytesIO], Image.Image]] = {
 }
 
 
-def _load(kind: str, data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
-    """Decode with Pillow: RGB as stored, and its EXIF orientation. Raises ImageError.
+def _load(kind: str, data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8], int]:
+    """Decode with Pillow; return RGB as stored, and the EXIF orientation. Raises ImageError.
 
-    The plugins are used by themselves, because `Image.open` applies a pixel limit and warnings of
+    The plugins are called directly, because `Image.open` applies a pixel limit and warnings of
     its own, which are global.
     """
-    if kind == "WebP":  # its decoder takes memory for the picture when it is opened
+    if kind == "WebP":  # its decoder allocates the picture when it is opened
         _check_size(*_webp_size(data), max_pixels)
     if kind == "PNG":
         _check_png(data)
@@ -177,21 +184,26 @@ def _load(kind: str, data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
         _check_size(*image.size, max_pixels)
         image.load()
         exif = image.info.get("exif", b"")
-        return _rgb(image), orientation(exif.removeprefix(b"Exif\0\0"))
+        return _rgb(image), read_orientation(exif.removeprefix(b"Exif\0\0"))
     except (ImageError, MemoryError):
         raise
-    except Exception as error:  # on damaged files Pillow raises whatever it ran into
+    except Exception as error:  # damaged files make Pillow raise errors of any type
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"damaged {kind}: {reason}") from None
 
 
-def _decoded(stored: np.ndarray, turned: int) -> OpenImage:
-    pixels = upright(stored, turned)
-    return OpenImage(pixels.shape[1], pixels.shape[0], _pixels=pixels)
+def _opened(stored: NDArray[np.uint8], orientation: int) -> OpenImage:
+    pixels = upright(stored, orientation)
+    return OpenImage(pixels.shape[1], pixels.shape[0], pixels, 1)
 
 
 def _check_png(data: bytes) -> None:
-    """Every chunk is whole and has its checksum, up to the last. Pillow stops looking earlier."""
+    """Check that every chunk is complete and has its checksum. Raises ImageError.
+
+    Pillow does not check those of the compressed pixels: it decodes up to 1.5 % of files with one
+    flipped bit to wrong pixels, without an error. The check takes 1 % of the decoding time of a
+    500 x 375 photo.
+    """
     at = 8
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
@@ -207,7 +219,7 @@ def _check_png(data: bytes) -> None:
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height from the first chunk (RFC 9649, sections 2.5 to 2.7)."""
+    """Return width and height from the first chunk (RFC 9649, sections 2.5 to 2.7)."""
     if len(data) < 30:
         raise ImageError("damaged WebP: file ends in its header")
     match data[12:16]:
@@ -226,8 +238,8 @@ def _webp_size(data: bytes) -> tuple[int, int]:
             raise ImageError("damaged WebP: unknown first chunk")
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    """The rules of this module's head."""
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Convert to RGB by the rules in this module's docstring."""
     if image.mode.startswith("I"):
         grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
         return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
@@ -239,7 +251,50 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def decode_pillow(image: Image.Image, *, max_pixels: int) -> np.ndarray:
+def decode_pillow(image: Image.Image, *, max_pixels: int) -> NDArray[np.uint8]:
     """Return an open Pillow image as upright uint8 RGB [H, W, 3]. Raises ImageError."""
     _check_size(*image.size, max_pixels)
     return upright(_rgb(image), image.getexif().get(0x0112, 1))
+
+
+# EXIF orientation ---------------------------------------------------------------------------
+
+
+def read_orientation(tiff: bytes) -> int:
+    """Return tag 0x0112 of an EXIF block; 1 (upright) without one or in a damaged block."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    try:
+        (at,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (entries,) = struct.unpack_from(f"{order}H", tiff, at)
+        for entry in range(at + 2, at + 2 + 12 * entries, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
+            if tag == 0x0112:
+                form = {1: "B", 3: "H", 4: "I"}[kind]
+                (value,) = struct.unpack_from(f"{order}{form}", tiff, entry + 8)
+                return value if 1 <= value <= 8 else 1
+    except (struct.error, KeyError):
+        pass
+    return 1
+
+
+def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Undo an EXIF orientation (TIFF 6.0, p. 36)."""
+    match orientation:
+        case 2:
+            return cv2.flip(pixels, 1)
+        case 3:
+            return cv2.flip(pixels, -1)
+        case 4:
+            return cv2.flip(pixels, 0)
+        case 5:
+            return cv2.transpose(pixels)
+        case 6:
+            return cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE)
+        case 7:
+            return cv2.flip(cv2.transpose(pixels), -1)
+        case 8:
+            return cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE)
+        case _:
+            return pixels

@@ -1,4 +1,4 @@
-"""JPEG files: their header, strict decoding, and decoding no more than a crop needs."""
+"""JPEG files: their header, strict decoding, and decoding only as far down as a crop reaches."""
 
 from __future__ import annotations
 
@@ -6,48 +6,46 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import simplejpeg
-
-from .orientation import orientation, upright
+from numpy.typing import NDArray
 
 _BYTES_LEFT = "extraneous bytes before marker 0xd9"
 
 
 class ImageError(Exception):
-    """Bytes that are no image we read. The message is the reason, on one line."""
+    """Bytes that are not an image we read. The message is the reason, on one line."""
 
 
 @dataclass(frozen=True)
 class Jpeg:
-    """A JPEG to be decoded, and what its header says."""
+    """An encoded JPEG, and what its header says."""
 
     data: bytes
     width: int
     """As stored, like the height."""
     height: int
     cmyk: bool
-    turned: int
-    """EXIF orientation, 1 to 8."""
     height_at: int
-    """Where the height stands in `data`; 0 where it must not be changed."""
+    """Offset of the height in `data`; 0 where it must not be changed."""
 
-    def decode(self, factor: int, rows: int = 0) -> np.ndarray:
-        """Upright RGB at 1 / factor (1, 2, 4 or 8), rounded up; with `rows`, at least so many of
-        the upper ones, counted before the reduction. Raises ImageError."""
+    def decode(self, factor: int, rows: int = 0) -> NDArray[np.uint8]:
+        """Return RGB as stored, reduced to 1 / `factor` (1, 2, 4 or 8), sides rounded up.
+
+        With `rows`, at least so many upper rows (counted before the reduction) and possibly not
+        those below. Raises ImageError.
+        """
         if self.cmyk:
             inverted = self._all("CMYK", factor).astype(np.uint16)
-            rgb = ((inverted[..., :3] * inverted[..., 3:] + 127) // 255).astype(np.uint8)
-        elif rows and self.turned == 1 and self.height_at:
+            return ((inverted[..., :3] * inverted[..., 3:] + 127) // 255).astype(np.uint8)
+        if rows and self.height_at:
             return self._top(factor, rows)
-        else:
-            rgb = self._all("RGB", factor)
-        return upright(rgb, self.turned)
+        return self._all("RGB", factor)
 
-    def _all(self, color: str, factor: int) -> np.ndarray:
-        """Pixels as stored.
+    def _all(self, color: str, factor: int) -> NDArray[np.uint8]:
+        """Decode every row.
 
-        What libjpeg only warns of is an error, but for two oddities that leave no pixel
-        undecoded and are widespread (the Cats and Dogs photos have both): bytes between picture
-        and end marker, and a wrong version number.
+        What libjpeg only warns of is an error, except for two oddities that are widespread (the
+        Cats and Dogs photos have both) and leave no pixel undecoded: bytes between the picture and
+        the end marker, and a wrong version number.
         """
         size = self._reduced(factor, self.height)
         try:
@@ -59,15 +57,19 @@ class Jpeg:
         if "unknown JFIF revision" in reason:  # raised by the decoder even when it is not strict
             major = self.data.find(b"JFIF\0") + 5
             if self.data[major] != 1:
-                mended = self.data[:major] + b"\1" + self.data[major + 1 :]
-                return replace(self, data=mended)._all(color, factor)
+                fixed = self.data[:major] + b"\1" + self.data[major + 1 :]
+                return replace(self, data=fixed)._all(color, factor)
         raise ImageError(f"damaged JPEG: {reason}")
 
-    def _top(self, factor: int, rows: int) -> np.ndarray:
-        """The upper `rows` or a few more.
+    def _top(self, factor: int, rows: int) -> NDArray[np.uint8]:
+        """Decode the upper `rows`, and a few more.
 
-        The header is told that the image ends there. libjpeg then warns of bytes left over, and
-        only its first warning is reported: after another one, all is decoded and judged.
+        Random-resized crops of 500 x 375 photos load 1.1 times as fast with it, at 0.93 of the CPU
+        time (benchmarks/loading.py, with this and without in turn, 12 rounds).
+
+        The height in the header is lowered. libjpeg then warns of the bytes that are left, and
+        simplejpeg reports the first warning only: after any other, everything is decoded and
+        judged.
         """
         # Interpolating the colours of the last rows takes those of the next row of blocks.
         rows = -(-(rows + 2 * factor) // 16) * 16
@@ -84,7 +86,7 @@ class Jpeg:
         return pixels
 
     def _reduced(self, factor: int, height: int) -> dict[str, int]:
-        """The options that make simplejpeg choose this factor."""
+        """Return the options that make simplejpeg choose this factor."""
         if factor == 1:
             return {}
         return {
@@ -94,24 +96,26 @@ class Jpeg:
         }
 
 
-def segments(data: bytes) -> tuple[int, slice, int]:
-    """EXIF orientation, where the EXIF segment lies (empty when there is none), and where the
-    height stands (0 unless the image is sequential and without restart markers)."""
-    turned, exif, height_at, restarts = 1, slice(0, 0), 0, False
+def segments(data: bytes) -> tuple[slice, int]:
+    """Return where the EXIF segment lies (empty without one) and where the height is stored.
+
+    The latter is 0 unless the image is sequential and without restart markers.
+    """
+    exif, height_at, restarts = slice(0, 0), 0, False
     at = 2
     while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
         marker = data[at + 1]
-        if marker in (0xDA, 0xD9):  # the picture itself, or the end
+        if marker in (0xDA, 0xD9):  # start of scan, end of image
             break
         if marker == 0xFF:  # padding
             at += 1
             continue
         end = at + 2 + (data[at + 2] << 8 | data[at + 3])
         if marker == 0xE1 and exif.stop == 0 and data[at + 4 : at + 10] == b"Exif\0\0":
-            turned, exif = orientation(data[at + 10 : end]), slice(at, end)
+            exif = slice(at, end)
         elif marker in (0xC0, 0xC1):
             height_at = at + 5
         elif marker == 0xDD:
             restarts = True
         at = end
-    return turned, exif, 0 if restarts else height_at
+    return exif, 0 if restarts else height_at
