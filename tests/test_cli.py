@@ -1,38 +1,24 @@
-"""Users' mistakes through the real command: one clear line, the right exit code, no traceback."""
+"""The command line: help, users' mistakes (one clear line, the right exit code), and each verb once
+as a real process."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from runs import NETWORK, refused, run_cli, run_process, train_arguments
 from seresnext import __version__
 from seresnext.cli import VERBS
+from seresnext.model.architecture import architecture, weight_shapes
+from seresnext.model.init import init_weights
+from seresnext.model.saved_model import save_model
+from seresnext.model.spec import InputSpec, ModelSpec
 
-
-def seresnext(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "seresnext", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def refused(*words: object) -> str:
-    """Run the command; it must end with one line of error and exit code 1. Returns the line."""
-    done = seresnext(*words)
-    assert done.returncode == 1, (done.returncode, done.stdout, done.stderr)
-    lines = done.stderr.strip().splitlines()
-    assert lines[-1].startswith("seresnext: error: "), done.stderr
-    assert "Traceback" not in done.stderr
-    return lines[-1]
+ARCHITECTURE = architecture("seresnext50_32x4d", layers=(1, 1, 1, 1), num_classes=2)
 
 
 @pytest.fixture(scope="module")
@@ -47,60 +33,112 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_help_version_and_unknown_verbs() -> None:
-    done = seresnext("--help")
-    assert done.returncode == 0
-    assert all(verb in done.stdout for verb in VERBS)
-    assert seresnext("--version").stdout == f"seresnext {__version__}\n"
-    done = seresnext("trian")
-    assert done.returncode == 2
-    assert "no verb 'trian'" in done.stderr
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with random weights."""
+    folder = tmp_path_factory.mktemp("model")
+    spec = ModelSpec(ARCHITECTURE, ("cat", "dog"), InputSpec(image_size=32))
+    save_model(folder, spec, init_weights(ARCHITECTURE, 0))
+    return folder
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb: str) -> None:
-    done = seresnext(verb, "--help")
-    assert done.returncode == 0, done.stderr
-    assert f"usage: seresnext {verb}" in done.stdout
+class TestProcesses:
+    """Each verb once as users start it."""
+
+    def test_help_version_and_unknown_verbs(self) -> None:
+        done = run_process("--help")
+        assert all(verb in done.stdout for verb in VERBS)
+        assert run_process("--version").stdout == f"seresnext {__version__}\n"
+        assert "no verb 'trian'" in run_process("trian", code=2).stderr
+
+    def test_train(self, photos: Path, tmp_path: Path) -> None:
+        done = run_process(*train_arguments(photos, tmp_path / "run", 1, 2))
+        assert done.stderr == ""
+        assert f"model: {tmp_path}/run/model" in done.stdout
+        done = run_process("train", "--data", tmp_path / "nowhere", code=1)
+        assert done.stderr.startswith("seresnext: error: ")
+        assert done.stderr.count("\n") == 1
+
+    def test_evaluate_and_predict_print_json_alone(self, photos: Path, model: Path) -> None:
+        done = run_process("evaluate", model, "--data", photos, "--json")
+        assert json.loads(done.stdout)["images"] == 4
+        done = run_process("predict", model, photos / "val", "--json", "--top", 1)
+        assert [len(json.loads(text)["top"]) for text in done.stdout.splitlines()] == [1] * 4
+
+    def test_export_and_bench(self, photos: Path, model: Path, tmp_path: Path) -> None:
+        artifact = tmp_path / "model.onnx"
+        given = ("--format", "onnx", "--out", artifact, "--data", photos, "--json")
+        done = run_process("export", model, *given)
+        assert json.loads(done.stdout)["files"] == [str(artifact)]
+        few = ("--rounds", 1, "--seconds", 0.01, "--batch-sizes", 2, "--json")
+        done = run_process("bench", "infer", artifact, *few)
+        assert [result["model"] for result in json.loads(done.stdout)] == [str(artifact)]
+
+    def test_convert(self, model: Path, tmp_path: Path) -> None:
+        done = run_process("convert", model, tmp_path / "out.safetensors")
+        count = len(weight_shapes(ARCHITECTURE))
+        assert f"{count} entries: {count} used, 0 dropped" in done.stdout
+
+    def test_data(self, tmp_path: Path) -> None:
+        out = tmp_path / "digits"
+        run_process("data", "demo", "--out", out)
+        count = sum(
+            len(list((out / s / str(d)).iterdir())) for s in ("train", "val") for d in range(10)
+        )
+        assert count == 1797
+
+    def test_doctor(self) -> None:
+        done = run_process("doctor")
+        assert f"seresnext {__version__}" in done.stdout
+        assert "engine torch" in done.stdout
+        assert "seresnext50_32x4d" in done.stdout
 
 
-def test_a_wrong_flag_is_usage() -> None:
-    done = seresnext("train", "--learning-rate", "3")
-    assert done.returncode == 2
-    assert "--learning-rate" in done.stdout + done.stderr
+class TestUsage:
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_every_verb_has_help(self, verb: str) -> None:
+        assert f"usage: seresnext {verb}" in run_cli(verb, "--help").stdout
 
+    def test_without_arguments(self) -> None:
+        assert run_cli(code=2).stdout == run_cli("--help").stdout
 
-def test_the_help_shows_the_recipes_values() -> None:
-    shown = [seresnext("train", "--recipe", name, "--help").stdout for name in ("demo", "zoo")]
-    assert "(default: data/digits)" in shown[0]
-    assert "(default: data/digits)" not in shown[1]
+    def test_a_wrong_flag(self) -> None:
+        done = run_cli("train", "--learning-rate", "3", code=2)
+        assert "--learning-rate" in done.stdout + done.stderr
+
+    def test_an_unknown_data_set(self) -> None:
+        assert "usage: seresnext data demo" in run_cli("data", "nonsense", code=2).stderr
+
+    def test_the_help_shows_the_recipes_values(self) -> None:
+        shown = [run_cli("train", "--recipe", name, "--help").stdout for name in ("demo", "zoo")]
+        assert "(default: data/digits)" in shown[0]
+        assert "(default: data/digits)" not in shown[1]
 
 
 class TestTrain:
     def test_missing_folders(self, tmp_path: Path) -> None:
         assert str(tmp_path / "no") in refused("train", "--data", tmp_path / "no")
-        line = refused("train")
-        assert "--data" in line
+        assert "--data" in refused("train")
 
     def test_a_folder_of_the_wrong_shape(self, photos: Path, tmp_path: Path) -> None:
         line = refused("train", "--data", photos / "train" / "cat", "--out", tmp_path / "r")
         assert "train/<class>" in line
 
-    def test_an_empty_class(self, photos: Path, tmp_path: Path) -> None:
+    def test_an_empty_class(self, tmp_path: Path) -> None:
         root = tmp_path / "data"
         for name in ("full", "hollow"):
             (root / "train" / name).mkdir(parents=True)
         Image.new("RGB", (40, 40)).save(root / "train" / "full" / "a.png")
         assert "hollow" in refused("train", "--data", root, "--out", tmp_path / "r")
 
-    def test_a_bad_image_names_the_file_and_why(self, photos: Path, tmp_path: Path) -> None:
+    def test_a_bad_image_names_the_file_and_why(self, tmp_path: Path) -> None:
         root = tmp_path / "data"
         for name in ("a", "b"):
             (root / "train" / name).mkdir(parents=True)
             Image.new("RGB", (40, 40)).save(root / "train" / name / "good.png")
         (root / "train" / "b" / "bad.jpg").write_text("<html>")
-        words = ("--out", tmp_path / "r", "--image-size", 32, "--batch-size", 2, "--model.layers")
-        line = refused("train", "--data", root, *words, 1, 1, 1, 1, "--precision", "fp32")
+        more = ("--out", tmp_path / "r", *NETWORK, "--batch-size", 2, "--precision", "fp32")
+        line = refused("train", "--data", root, *more)
         assert "bad.jpg" in line
         assert "web page" in line
 
@@ -122,13 +160,13 @@ class TestTrain:
     def test_a_bad_value(
         self, photos: Path, tmp_path: Path, flag: str, value: str, expected: str
     ) -> None:
-        words = ("--data", photos, "--out", tmp_path / "r", "--model.layers", 1, 1, 1, 1)
-        assert expected in refused("train", *words, flag, value)
+        arguments = ("--data", photos, "--out", tmp_path / "r", *NETWORK)
+        assert expected in refused("train", *arguments, flag, value)
 
     def test_an_unwritable_run_folder(self, photos: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
-        line = refused("train", "--data", photos, "--out", tmp_path / "file" / "run")
-        assert "cannot write" in line
+        out = tmp_path / "file" / "run"
+        assert "cannot write to" in refused("train", "--data", photos, "--out", out, *NETWORK)
 
 
 class TestUse:
@@ -139,61 +177,17 @@ class TestUse:
     def test_files_that_are_no_model(self, photos: Path, tmp_path: Path) -> None:
         for name, content in (("a.onnx", b""), ("b.xml", b"not xml"), ("c.mindir", b"\0\1\2")):
             (tmp_path / name).write_bytes(content)
-            refused("evaluate", tmp_path / name, "--data", photos)
+            assert name in refused("evaluate", tmp_path / name, "--data", photos)
 
     def test_a_damaged_model_folder(self, photos: Path, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text("{}")
         (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
         assert "config.json" in refused("predict", tmp_path, photos)
 
-    def test_predict_without_images(self, photos: Path, tmp_path: Path) -> None:
+    def test_predict_without_images(self, tmp_path: Path) -> None:
         assert "no image given" in refused("predict", tmp_path)
 
-
-def test_doctor_tells_what_works() -> None:
-    done = seresnext("doctor")
-    assert done.returncode == 0
-    assert f"seresnext {__version__}" in done.stdout
-    assert "engine torch" in done.stdout
-    assert "seresnext50_32x4d" in done.stdout
-
-
-def test_data_demo(tmp_path: Path) -> None:
-    out = tmp_path / "digits"
-    assert seresnext("data", "demo", "--out", out).returncode == 0
-    count = sum(
-        len(list((out / s / str(d)).iterdir())) for s in ("train", "val") for d in range(10)
-    )
-    assert count == 1797
-    assert seresnext("data", "nonsense").returncode == 2
-
-
-def test_convert_says_what_became_of_every_entry(tmp_path: Path) -> None:
-    from seresnext.model.architecture import architecture, weight_shapes
-    from seresnext.model.init import init_weights
-    from seresnext.model.saved_model import save_model
-    from seresnext.model.spec import ModelSpec
-
-    arch = architecture("seresnext50_32x4d", layers=(1, 1, 1, 1), num_classes=2)
-    save_model(tmp_path / "in", ModelSpec(arch, ("cat", "dog")), init_weights(arch, 0))
-    done = seresnext("convert", tmp_path / "in", tmp_path / "out.safetensors")
-    assert done.returncode == 0, done.stderr
-    count = len(weight_shapes(arch))
-    assert f"{count} entries: {count} used, 0 dropped" in done.stdout
-    line = refused("convert", tmp_path / "in", tmp_path / "out.ckpt", "--to", "timm")
-    assert "timm" in line
-
-
-def test_json_output_is_json_alone(photos: Path, tmp_path: Path) -> None:
-    from seresnext.model.architecture import architecture
-    from seresnext.model.init import init_weights
-    from seresnext.model.saved_model import save_model
-    from seresnext.model.spec import InputSpec, ModelSpec
-
-    arch = architecture("seresnext50_32x4d", layers=(1, 1, 1, 1), num_classes=2)
-    spec = ModelSpec(arch, ("cat", "dog"), InputSpec(image_size=32))
-    save_model(tmp_path / "model", spec, init_weights(arch, 0))
-    done = seresnext("evaluate", tmp_path / "model", "--data", photos, "--json")
-    assert json.loads(done.stdout)["images"] == 4
-    done = seresnext("predict", tmp_path / "model", photos / "val", "--json", "--top", 1)
-    assert [len(json.loads(text)["top"]) for text in done.stdout.splitlines()] == [1] * 4
+    def test_convert_to_a_layout_that_the_suffix_does_not_fit(
+        self, model: Path, tmp_path: Path
+    ) -> None:
+        assert "timm" in refused("convert", model, tmp_path / "out.ckpt", "--to", "timm")

@@ -15,7 +15,7 @@ SCRIPT = """
 import os, socket, struct, sys, time
 from pathlib import Path
 import numpy as np
-import seresnext.launch.processes.heartbeat as module
+import seresnext.launch.heartbeat as module
 from seresnext.errors import UserError
 
 folder, rank, world, deed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -141,7 +141,7 @@ def test_what_failed_first_is_told_not_what_followed(tmp_path: Path) -> None:
 
 
 def test_a_world_of_one_watches_nobody(tmp_path: Path) -> None:
-    from seresnext.launch.processes.heartbeat import Watch
+    from seresnext.launch.heartbeat import Watch
 
     with pytest.raises(ValueError, match="mine"), Watch(0, 1, lambda values: values, 15.0):
         raise ValueError("mine")

@@ -10,28 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from faults.runs import (
+from runs import (
+    RECORDING,
+    SERESNEXT,
     TRAIN,
     VAL,
     checkpoint,
     digest,
+    evaluations,
     finish,
-    records,
-    seresnext,
+    run_process,
     start,
+    train_arguments,
     wait_until,
-    words,
 )
 from seresnext.data.order import SampleOrder
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("mindspore")
-RECORDING = str(Path(__file__).parents[1] / "faults" / "recording.py")
 STEPS = 12
 
 
-def given(images: Path, out: Path) -> list[str]:
-    return words(images, out, STEPS, 2, "--engine", "mindspore", "--engine.threads", 1)
+def arguments(images: Path, out: Path) -> list[str]:
+    return train_arguments(images, out, STEPS, 2, "--engine", "mindspore")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def noted(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     msrun = [
         *(sys.executable, "-m", "mindspore.parallel.cluster.run", "--worker_num", "2"),
         *("--local_worker_num", "2", "--master_port", "18119", "--log_dir", str(folder / "logs")),
-        *("--join", "True", "python", RECORDING, str(notes), "0", *given(images, out)),
+        *("--join", "True", "python", RECORDING, str(notes), "0", *arguments(images, out)),
     ]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = finish(start(msrun, PATH=path, GLOG_v="3"), timeout=300)
@@ -63,10 +64,10 @@ def test_together_they_see_the_one_order(noted: tuple[Path, Path]) -> None:
 
 
 def test_evaluation_is_that_of_one_process(images: Path, noted: tuple[Path, Path]) -> None:
-    last = [r for r in records(noted[0]) if "val/top1" in r][-1]
+    last = evaluations(noted[0])[-1]
     assert (last["step"], last["val/images"]) == (STEPS, VAL)
     evaluate = ["evaluate", str(noted[0]), "--data", str(images), "--engine", "mindspore", "--json"]
-    alone = json.loads(seresnext(evaluate).stdout)
+    alone = json.loads(run_process(*evaluate).stdout)
     assert (alone["images"], alone["top1"]) == (VAL, last["val/top1"])
     assert alone["loss"] == pytest.approx(last["val/loss"], rel=1e-5)
 
@@ -75,20 +76,19 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     images: Path, noted: tuple[Path, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    command = [*given(images, out), "--nproc", "2"]
-    process = start([sys.executable, "-m", "seresnext", *command])
+    command = [*arguments(images, out), "--nproc", "2"]
+    process = start([*SERESNEXT, *command])
     wait_until(checkpoint(out, 4).exists, process, timeout=200)
     process.send_signal(signal.SIGTERM)
     done = finish(process, timeout=120)
     assert done.returncode == 75, done.stdout + done.stderr
-    done = seresnext(command, timeout=300)
+    done = run_process(*command, timeout=300)
     assert "resuming after step" in done.stdout
     assert digest(out) == digest(noted[0])
 
 
 def test_an_error_of_all_ranks_ends_all(images: Path, tmp_path: Path) -> None:
-    command = [*given(tmp_path / "nowhere", tmp_path / "run"), "--nproc", "2"]
-    done = seresnext(command, timeout=200, check=False)
-    assert done.returncode == 1
+    command = [*arguments(tmp_path / "nowhere", tmp_path / "run"), "--nproc", "2"]
+    done = run_process(*command, timeout=200, code=1)
     assert "nowhere" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from faults.runs import digest, finish, start, words
+from runs import (
+    LONG,
+    Run,
+    digest,
+    finish,
+    start,
+    train_arguments,
+)
 
 _NAMESPACES = "unshare --user --map-root-user --net --mount --pid --fork --kill-child --mount-proc"
 _HOSTS = """
@@ -27,12 +34,12 @@ ip -n two addr add 10.77.0.2/24 dev eth1
 
 
 def hosts(script: str) -> list[str]:
-    """A command that runs `script` where `ip netns exec one ...` and `two` are two hosts."""
+    """Return a command that runs `script` where `ip netns exec one ...` and `two` are two hosts."""
     return [*_NAMESPACES.split(), "bash", "-c", _HOSTS + script]
 
 
 def _forbidden() -> str:
-    """Why namespaces cannot be made here, or nothing."""
+    """Return why namespaces cannot be made here, or ""."""
     if not shutil.which("unshare") or not shutil.which("ip"):
         return "unshare (util-linux) or ip (iproute2) is not installed"
     done = subprocess.run(hosts("true"), capture_output=True, text=True, timeout=30, check=False)
@@ -40,11 +47,11 @@ def _forbidden() -> str:
 
 
 @pytest.mark.slow
-def test_two_hosts_train_one_model(images: Path, two: tuple[Path, str], tmp_path: Path) -> None:
+def test_two_hosts_train_one_model(images: Path, two: Run, tmp_path: Path) -> None:
     if reason := _forbidden():
         pytest.skip(reason)
     out = tmp_path / "run"
-    given = words(images, out, 24, 2, "--engine.threads", 1)
+    arguments = train_arguments(images, out, 24, 2)
 
     def torchrun(host: int) -> str:
         options = (
@@ -52,7 +59,7 @@ def test_two_hosts_train_one_model(images: Path, two: tuple[Path, str], tmp_path
             f"--rdzv-id test --local-addr 10.77.0.{host} --rdzv-conf is_host={int(host == 1)}"
         )
         launcher = [sys.executable, "-m", "torch.distributed.run", *options.split()]
-        return shlex.join([*launcher, "-m", "seresnext", *given])
+        return shlex.join([*launcher, "-m", "seresnext", *arguments])
 
     script = f"""
 export GLOO_SOCKET_IFNAME=eth1
@@ -64,22 +71,22 @@ wait $second
     done = finish(start(hosts(script)), timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("top-1") >= 1
-    assert digest(out) == two[1]  # where the processes are changes nothing
+    assert digest(out) == two.digest  # where the processes are changes nothing
 
 
 @pytest.mark.slow
 def test_a_host_that_vanishes_ends_the_other(images: Path, tmp_path: Path) -> None:
-    """Its cable is pulled: no process ends, no connection closes."""
+    """Its network link goes down: no process ends, no connection closes."""
     if reason := _forbidden():
         pytest.skip(reason)
     out = tmp_path / "run"
-    given = words(images, out, 100_000, 2, "--engine.threads", 1, "--run.rank-timeout", 5)
+    arguments = train_arguments(images, out, LONG, 2, "--run.rank-timeout", 5)
     ranks = [
         shlex.join(
             [
                 *("env", f"RANK={rank}", "WORLD_SIZE=2", "LOCAL_RANK=0", "LOCAL_WORLD_SIZE=1"),
                 *("MASTER_ADDR=10.77.0.1", "MASTER_PORT=29500", sys.executable, "-m", "seresnext"),
-                *given,
+                *arguments,
             ]
         )
         for rank in range(2)

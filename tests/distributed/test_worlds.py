@@ -1,49 +1,58 @@
-"""What the number of processes may change, and what it may not."""
+"""Results that do not depend on the number of processes, and those that do."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from faults.runs import TRAIN, VAL, digest, finish, records, seresnext, start, torchrun, words
+from runs import (
+    RECORDING,
+    TRAIN,
+    VAL,
+    Run,
+    digest,
+    evaluations,
+    finish,
+    refused,
+    run_cli,
+    run_process,
+    start,
+    torchrun,
+    train_arguments,
+)
 from seresnext.data.order import SampleOrder
-
-RECORDING = str(Path(__file__).parents[1] / "faults" / "recording.py")
-
-
-def evaluations(run: Path) -> list[dict[str, float]]:
-    return [record for record in records(run) if "val/top1" in record]
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_virtual_shards_give_the_same_bits(
-    images: Path, shards: tuple[Path, str], tmp_path: Path, processes: int
+    images: Path, shards: Run, tmp_path: Path, processes: int
 ) -> None:
     out = tmp_path / "run"
     more = ("--virtual-shards", 4, "--nproc", processes)
-    seresnext(words(images, out, 12, 8 // processes, *more))
-    assert digest(out) == shards[1]
+    run_process(*train_arguments(images, out, 12, 8 // processes, *more))
+    assert digest(out) == shards.digest
     # 13 images in batches of 8, 4 and 2: each is counted once.
-    for ours, theirs in zip(evaluations(out), evaluations(shards[0]), strict=True):
+    for ours, theirs in zip(evaluations(out), evaluations(shards.folder), strict=True):
         assert ours["val/images"] == VAL
         assert (ours["step"], ours["val/top1"]) == (theirs["step"], theirs["val/top1"])
         assert ours["val/loss"] == pytest.approx(theirs["val/loss"], rel=1e-6)
 
 
-def test_without_them_the_bits_differ(one: tuple[Path, str], two: tuple[Path, str]) -> None:
+def test_without_them_the_bits_differ(one: Run, two: Run) -> None:
     """The tests here can fail: BN over 2 images is not BN over 4."""
-    assert one[1] != two[1]
-    assert [e["val/images"] for e in evaluations(two[0])] == [VAL] * 4
+    assert one.digest != two.digest
+    assert [e["val/images"] for e in evaluations(two.folder)] == [VAL] * 4
 
 
-def recorded(notes: Path, stop: int, processes: int, given: list[str]) -> tuple[list[int], str]:
-    """Samples of all steps in the order of the stream, and what rank 0 said."""
+def recorded(notes: Path, stop: int, processes: int, arguments: list[str]) -> tuple[list[int], str]:
+    """Return the samples of all steps in the order of the stream, and rank 0's output."""
     notes.mkdir()
-    launcher = torchrun(processes)[:-1] if processes > 1 else [sys.executable]
-    done = finish(start([*launcher, RECORDING, str(notes), str(stop), *given]), timeout=120)
+    launcher = torchrun(processes) if processes > 1 else [sys.executable]
+    done = finish(start([*launcher, RECORDING, str(notes), str(stop), *arguments]), timeout=120)
     assert done.returncode == (0 if not stop else 1 if processes > 1 else 75), done.stderr
     ranks = [
         [json.loads(line) for line in (notes / f"rank-{rank}.jsonl").read_text().splitlines()]
@@ -53,46 +62,45 @@ def recorded(notes: Path, stop: int, processes: int, given: list[str]) -> tuple[
 
 
 @pytest.mark.slow
-def test_two_processes_then_one_then_two(
-    images: Path, shards: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_two_processes_then_one_then_two(images: Path, shards: Run, tmp_path: Path) -> None:
     """One order of samples, and with virtual shards the bits of a run that never changed."""
     out, samples = tmp_path / "run", []
     for stage, (processes, stop) in enumerate([(2, 5), (1, 4), (2, 0)]):
-        given = words(images, out, 12, 8 // processes, "--virtual-shards", 4)
-        seen, said = recorded(tmp_path / str(stage), stop, processes, given)
+        arguments = train_arguments(images, out, 12, 8 // processes, "--virtual-shards", 4)
+        seen, output = recorded(tmp_path / str(stage), stop, processes, arguments)
         samples += seen
         if stage:
             before = 3 - processes
-            assert f"processes: {before} before, {processes} now; the order of the samples" in said
+            assert (
+                f"processes: {before} before, {processes} now; the order of the samples" in output
+            )
     order = SampleOrder(TRAIN, 0, 8)
     assert samples == [order.sample(position)[1] for position in range(12 * 8)]
     assert sorted(samples[:TRAIN]) == list(range(TRAIN))  # each once in the first epoch
-    assert digest(out) == shards[1]
+    assert digest(out) == shards.digest
 
 
-@pytest.mark.slow
-def test_the_thread_count_is_kept_and_another_one_is_remarked(
-    images: Path, shards: tuple[Path, str]
+def test_the_thread_count_is_kept_and_a_change_is_reported(
+    images: Path, shards: Run, tmp_path: Path
 ) -> None:
-    newest = sorted((shards[0] / "checkpoints").iterdir())[-1]
+    copy = shutil.copytree(shards.folder, tmp_path / "run")
+    newest = sorted((copy / "checkpoints").iterdir())[-1]
     assert json.loads((newest / "state.json").read_text())["engine"]["threads"] == 1
-    again = words(images, shards[0], 12, 8, "--virtual-shards", 4)
-    assert "threads" not in seresnext(again).stdout.replace("1 thread)", "")
-    done = seresnext([*again, "--engine.threads", "2"])
+    again = train_arguments(images, copy, 12, 8, "--virtual-shards", 4, "--engine.threads", 0)
+    assert "threads" not in run_cli(*again).stdout.replace("1 thread)", "")
+    done = run_cli(*again, "--engine.threads", 2)
     assert "compute threads per process: 1 before, 2 now; the result may differ" in done.stdout
 
 
-def test_another_global_batch_is_refused(images: Path, two: tuple[Path, str]) -> None:
-    done = seresnext(words(images, two[0], 24, 3), check=False)
-    assert done.returncode == 1
-    assert "the checkpoint's global batch is 4 images" in done.stderr
+def test_another_global_batch_is_refused(images: Path, two: Run, tmp_path: Path) -> None:
+    copy = shutil.copytree(two.folder, tmp_path / "run")
+    line = refused(*train_arguments(images, copy, 24, 3))
+    assert "the checkpoint's global batch is 4 images" in line
 
 
 @pytest.mark.slow
 def test_shards_that_cannot_be_dealt_are_refused(images: Path, tmp_path: Path) -> None:
-    given = words(images, tmp_path / "run", 4, 4, "--virtual-shards", 3, "--nproc", 2)
-    done = seresnext(given, check=False)
-    assert done.returncode == 1
+    arguments = train_arguments(images, tmp_path / "run", 4, 4, "--virtual-shards", 3, "--nproc", 2)
+    done = run_process(*arguments, code=1)
     assert done.stderr.count("\n") == 1
     assert "engine.virtual_shards" in done.stderr

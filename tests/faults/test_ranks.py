@@ -6,27 +6,27 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from faults.runs import (
+from runs import (
+    LONG,
+    SERESNEXT,
+    Run,
     checkpoint,
     digest,
     finish,
     rank_process,
     records,
-    seresnext,
+    run_cli,
+    run_process,
     start,
     torchrun,
+    train_arguments,
     wait_until,
-    words,
 )
-
-LONG = 100_000
-"""Steps of a run that a test ends."""
 
 
 def alive(process: int) -> bool:
@@ -40,12 +40,12 @@ def alive(process: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(
-    images: Path, two: tuple[Path, str], tmp_path: Path, rank: int
+    images: Path, two: Run, tmp_path: Path, rank: int
 ) -> None:
     out, reports = tmp_path / "run", tmp_path / "reports"
     reports.mkdir()
-    given = words(images, out, 24, 2)
-    process = start([*torchrun(2), "seresnext", *given], SERESNEXT_REPORTS=str(reports))
+    arguments = train_arguments(images, out, 24, 2)
+    process = start([*torchrun(2), "-m", "seresnext", *arguments], SERESNEXT_REPORTS=str(reports))
     wait_until(checkpoint(out, 4).exists, process)
     os.kill(rank_process(reports, rank), signal.SIGKILL)
     since = time.monotonic()
@@ -54,49 +54,48 @@ def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(
     assert time.monotonic() - since < 30
     if rank == 1:
         assert "seresnext: error: rank 1 ended without a word" in done.stderr
-    done = seresnext([*given, "--nproc", "2"])
+    done = run_process(*arguments, "--nproc", 2)
     assert "resuming after step" in done.stdout
-    assert digest(out) == two[1]
+    assert digest(out) == two.digest
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_from_the_last_checkpoint(
-    images: Path, two: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_torchrun_restarts_from_the_last_checkpoint(images: Path, two: Run, tmp_path: Path) -> None:
     out, reports = tmp_path / "run", tmp_path / "reports"
     reports.mkdir()
-    given = words(images, out, 24, 2)
+    arguments = train_arguments(images, out, 24, 2)
     process = start(
-        [*torchrun(2, "--max-restarts", "1"), "seresnext", *given], SERESNEXT_REPORTS=str(reports)
+        [*torchrun(2, "--max-restarts", "1"), "-m", "seresnext", *arguments],
+        SERESNEXT_REPORTS=str(reports),
     )
     wait_until(checkpoint(out, 8).exists, process)
     os.kill(rank_process(reports, 1), signal.SIGKILL)
     done = finish(process, timeout=90)
     assert done.returncode == 0, done.stderr
     assert "resuming after step" in done.stdout
-    assert digest(out) == two[1]
+    assert digest(out) == two.digest
 
 
 @pytest.mark.slow
-def test_all_killed_at_once(images: Path, two: tuple[Path, str], tmp_path: Path) -> None:
+def test_all_killed_at_once(images: Path, two: Run, tmp_path: Path) -> None:
     out, reports = tmp_path / "run", tmp_path / "reports"
     reports.mkdir()
-    given = words(images, out, 24, 2)
-    process = start([*torchrun(2), "seresnext", *given], SERESNEXT_REPORTS=str(reports))
+    arguments = train_arguments(images, out, 24, 2)
+    process = start([*torchrun(2), "-m", "seresnext", *arguments], SERESNEXT_REPORTS=str(reports))
     wait_until(checkpoint(out, 4).exists, process)
     for number in (process.pid, rank_process(reports, 0), rank_process(reports, 1)):
         os.kill(number, signal.SIGKILL)
     assert finish(process, timeout=30).returncode == -signal.SIGKILL
-    seresnext([*given, "--nproc", "2"])
-    assert digest(out) == two[1]
+    run_process(*arguments, "--nproc", 2)
+    assert digest(out) == two.digest
 
 
 @pytest.mark.slow
 def test_a_stopped_rank_ends_the_others_within_30_seconds(images: Path, tmp_path: Path) -> None:
     out, reports = tmp_path / "run", tmp_path / "reports"
     reports.mkdir()
-    given = words(images, out, LONG, 2)
-    process = start([*torchrun(2), "seresnext", *given], SERESNEXT_REPORTS=str(reports))
+    arguments = train_arguments(images, out, LONG, 2)
+    process = start([*torchrun(2), "-m", "seresnext", *arguments], SERESNEXT_REPORTS=str(reports))
     wait_until(checkpoint(out, 4).exists, process)
     stopped, other = rank_process(reports, 1), rank_process(reports, 0)
     os.kill(stopped, signal.SIGSTOP)
@@ -109,7 +108,7 @@ def test_a_stopped_rank_ends_the_others_within_30_seconds(images: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_a_rank_may_be_slow(images: Path, two: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_rank_may_be_slow(images: Path, two: Run, tmp_path: Path) -> None:
     """Longer busy than the silence that ends a run."""
     script = (
         "import sys, time\n"
@@ -125,10 +124,10 @@ def test_a_rank_may_be_slow(images: Path, two: tuple[Path, str], tmp_path: Path)
     )
     file = tmp_path / "slow.py"
     file.write_text(script)
-    given = words(images, tmp_path / "run", 24, 2, "--run.rank-timeout", 5)
-    done = finish(start([*torchrun(2)[:-1], str(file), *given]), timeout=120)
+    arguments = train_arguments(images, tmp_path / "run", 24, 2, "--run.rank-timeout", 5)
+    done = finish(start([*torchrun(2), str(file), *arguments]), timeout=120)
     assert done.returncode == 0, done.stderr
-    assert digest(tmp_path / "run") == two[1]
+    assert digest(tmp_path / "run") == two.digest
 
 
 STOPPED_IN_EVALUATION = """
@@ -159,21 +158,21 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_a_signal_does_not_wait_for_an_evaluation(
-    images: Path, two: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_a_signal_does_not_wait_for_an_evaluation(images: Path, two: Run, tmp_path: Path) -> None:
     file, out = tmp_path / "stopped.py", tmp_path / "run"
     file.write_text(STOPPED_IN_EVALUATION)
-    given = words(images, out, 24, 2, "--run.eval-batch-size", 2)  # 4 batches of each rank
-    done = finish(start([*torchrun(2)[:-1], str(file), *given]), timeout=60)
+    arguments = train_arguments(
+        images, out, 24, 2, "--run.eval-batch-size", 2
+    )  # 4 batches of each rank
+    done = finish(start([*torchrun(2), str(file), *arguments]), timeout=60)
     assert "interrupted; saved." in done.stderr
     assert checkpoint(out, 7).exists()
     assert not [r for r in records(out) if "val/top1" in r]
-    assert "resuming after step 7" in seresnext([*given, "--nproc", "2"]).stdout
-    assert digest(out) == two[1]
+    assert "resuming after step 7" in run_process(*arguments, "--nproc", 2).stdout
+    assert digest(out) == two.digest
     ours, theirs = (
         [(r["step"], r["val/images"], r["val/top1"]) for r in records(run) if "val/top1" in r]
-        for run in (out, two[0])
+        for run in (out, two.folder)
     )
     assert ours == theirs
 
@@ -202,8 +201,8 @@ sys.exit(main(sys.argv[1:]))
 def test_a_loader_that_dies_is_everyones_end(images: Path, tmp_path: Path) -> None:
     file = tmp_path / "broken.py"
     file.write_text(BROKEN_LOADER)
-    given = words(images, tmp_path / "run", LONG, 2)
-    done = finish(start([*torchrun(2)[:-1], str(file), *given]), timeout=60)
+    arguments = train_arguments(images, tmp_path / "run", LONG, 2)
+    done = finish(start([*torchrun(2), str(file), *arguments]), timeout=60)
     assert done.returncode == 1
     assert "seresnext: error: rank 1: MemoryError: no room for pixels" in done.stderr
     assert "MemoryError: no room" in (tmp_path / "run" / "logs" / "rank-1.log").read_text()
@@ -213,8 +212,8 @@ def test_a_loader_that_dies_is_everyones_end(images: Path, tmp_path: Path) -> No
 def test_bad_steps_name_the_samples_of_all_ranks(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     more = ("--optim.lr-per-256", "1e30", "--schedule.warmup", "0 steps", "--run.max-bad-steps", 3)
-    done = seresnext(words(images, out, 24, 2, "--nproc", 2, *more), check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    done = run_process(*train_arguments(images, out, 24, 2, "--nproc", 2, *more), code=1)
+    assert done.stderr.count("\n") == 1, done.stderr
     assert "3 steps in a row" in done.stderr
     bad = [json.loads(line) for line in (out / "bad-steps.jsonl").read_text().splitlines()]
     assert len(bad) >= 3
@@ -230,19 +229,19 @@ def test_bad_steps_name_the_samples_of_all_ranks(images: Path, tmp_path: Path) -
 def test_soak(tmp_path: Path) -> None:
     """The demo's digits on two ranks, killed 20 times at random, against an undisturbed run."""
     chance = random.Random(6)
-    seresnext(["data", "demo", "--out", str(tmp_path / "digits")])
+    run_cli("data", "demo", "--out", tmp_path / "digits")
     kills, steps = 20, 700
 
-    def given(out: Path) -> list[str]:
+    def arguments(out: Path) -> list[str]:
         more = ("--run.save-every", "10 steps", "--run.log-every", "10 steps", "--run.eval-every")
-        return words(tmp_path / "digits", out, steps, 4, *more, "200 steps")
+        return train_arguments(tmp_path / "digits", out, steps, 4, *more, "200 steps")
 
-    seresnext([*given(tmp_path / "calm"), "--nproc", "2"], timeout=200)
+    run_process(*arguments(tmp_path / "calm"), "--nproc", 2, timeout=200)
 
     out, reports = tmp_path / "run", tmp_path / "reports"
     reports.mkdir()
     process = start(
-        [*torchrun(2, "--max-restarts", "60"), "seresnext", *given(out)],
+        [*torchrun(2, "--max-restarts", "60"), "-m", "seresnext", *arguments(out)],
         SERESNEXT_REPORTS=str(reports),
     )
 
@@ -272,23 +271,23 @@ def test_soak(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun_passes_a_signal_on(images: Path, two: tuple[Path, str], tmp_path: Path) -> None:
+def test_torchrun_passes_a_signal_on(images: Path, two: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    given = words(images, out, 24, 2)
-    process = start([*torchrun(2), "seresnext", *given])
+    arguments = train_arguments(images, out, 24, 2)
+    process = start([*torchrun(2), "-m", "seresnext", *arguments])
     wait_until(checkpoint(out, 4).exists, process)
     process.send_signal(signal.SIGTERM)
     done = finish(process, timeout=40)
     assert "interrupted; saved. The same command goes on from here." in done.stderr
-    seresnext([*given, "--nproc", "2"])
-    assert digest(out) == two[1]
+    run_process(*arguments, "--nproc", 2)
+    assert digest(out) == two.digest
 
 
 @pytest.mark.slow
 def test_a_second_signal_to_the_command_kills_all(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    given = words(images, out, LONG, 2, "--nproc", 2)
-    process = start([sys.executable, "-m", "seresnext", *given])
+    arguments = train_arguments(images, out, LONG, 2, "--nproc", 2)
+    process = start([*SERESNEXT, *arguments])
     wait_until(checkpoint(out, 4).exists, process)
     head = (out / "logs" / "rank-1.log").read_text()
     rank = int(head.partition("process ")[2].partition(",")[0])

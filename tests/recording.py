@@ -1,8 +1,8 @@
-"""`seresnext train` with a memory, for tests: python recording.py NOTES STOP train WORDS...
+"""`seresnext train` that records its steps: python recording.py NOTES STOP train ARGUMENTS...
 
 Each rank writes the samples of its steps to NOTES/rank-N.jsonl and at its end the SHA-256 of its
-weights to NOTES/weights-N. The last rank sends itself SIGTERM in its step number STOP after the
-start (0: never).
+weights to NOTES/weights-N. In step number STOP after the start, the last rank sends itself SIGTERM,
+or SIGKILL when STOP is `N:SIGKILL`; 0 means never.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import seresnext.training.run as run_module
 from seresnext.batch import Batch
 from seresnext.cli import main
 
-notes, stop = Path(sys.argv[1]), int(sys.argv[2])
+notes = Path(sys.argv[1])
+stop, _, signal_name = sys.argv[2].partition(":")
 create_engine = run_module.create_engine
 
 
@@ -32,8 +33,8 @@ def recorded_engine(*arguments: Any) -> Any:
         steps += 1
         with open(notes / f"rank-{engine.rank}.jsonl", "a") as file:
             file.write(json.dumps(batch.index.tolist()) + "\n")
-        if steps == stop and engine.rank == engine.world_size - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if steps == int(stop) and engine.rank == engine.world_size - 1:
+            os.kill(os.getpid(), signal.Signals[signal_name or "SIGTERM"])
         return train_step(batch, lr)
 
     def end() -> None:
