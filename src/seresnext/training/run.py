@@ -244,7 +244,8 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
         stack.enter_context(closing(batches))
         saver = Saver(folder.checkpoints, config.run.keep_checkpoint_max, on_saved)
         stack.callback(saver.wait)
-        log = StepLog(reporter, engine, plan, progress.step, folder.path)
+        records = folder.path if engine.rank == 0 else None
+        log = StepLog(reporter, engine, plan, progress.step, records)
         run = Run(
             config,
             engine,
