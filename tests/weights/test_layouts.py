@@ -1,4 +1,4 @@
-"""Layouts of others: names, the architecture told from them, and every entry accounted for."""
+"""Layouts: names, detection of the architecture, and every entry accounted for."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_other_precisions_become_float32(dtype: type) -> None:
         {"stem": "deep"},
     ],
 )
-def test_the_architecture_is_told_from_shapes(options: dict[str, object]) -> None:
+def test_the_architecture_is_detected_from_shapes(options: dict[str, object]) -> None:
     arch = architecture("seresnext50_32x4d", **options)
     found = detect_architecture("timm", weight_shapes(arch), Path("file"))
     assert weight_shapes(found) == weight_shapes(arch)
@@ -233,7 +233,7 @@ def test_numbers_that_are_no_weights(value: np.ndarray, message: str) -> None:
         ),
     ],
 )
-def test_an_architecture_that_cannot_be_told(
+def test_an_architecture_that_cannot_be_detected(
     change: dict[str, np.ndarray | None], message: str
 ) -> None:
     entries = {n: a for n, a in (entries_of("mindcv") | change).items() if a is not None}

@@ -1,4 +1,4 @@
-"""Weights files and folders of others, opened by content; starting from pretrained weights."""
+"""Weights files and folders of any producer; starting from pretrained weights."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_safetensors(tmp_path: Path) -> None:
     assert_weights(found.weights)
 
 
-def test_a_file_is_told_by_its_content(tmp_path: Path) -> None:
+def test_the_format_is_detected_from_the_content(tmp_path: Path) -> None:
     save_file(WEIGHTS, tmp_path / "a.ckpt")
     torch.save(state_dict(), tmp_path / "b.safetensors")
     write_ckpt(tmp_path / "c.pth", to_entries("mindcv", SAME, WEIGHTS))
@@ -300,7 +300,7 @@ def test_timms_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["seresnextaa101d_32x8d", "resnet50", None])
-def test_timms_other_networks_are_told_by_name(name: str | None, tmp_path: Path) -> None:
+def test_timms_other_networks_are_refused_by_name(name: str | None, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"names the architecture '{name}', which is not of this"):
         load_weights(timm_folder(tmp_path / "a", architecture=name))
 
@@ -376,7 +376,7 @@ def test_another_network_is_refused_by_its_names(timm_file: Path) -> None:
             pretrained_weights(timm_file, arch, seed=1)
 
 
-def test_another_max_pool_is_refused_with_the_flag_that_mends_it(
+def test_another_max_pool_is_refused_with_the_flag_that_fixes_it(
     timm_file: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"add --model\.max-pool torch"):

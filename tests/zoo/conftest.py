@@ -39,20 +39,17 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command() -> Command:
     """Run a real command, in a folder; its exit code must be the expected one."""
 
-    def run(
-        *words: str | Path, cwd: Path, code: int = 0, timeout: float = 240
-    ) -> subprocess.CompletedProcess[str]:
-        first = str(words[0])
+    def run(*arguments: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+        first = str(arguments[0])
         path = str(ROOT / first)
         start = ["bash", path] if first.endswith(".sh") else [sys.executable, path]
         environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [*start, *map(str, words[1:])],
+            [*start, *map(str, arguments[1:])],
             cwd=cwd,
             env=environment,
             capture_output=True,
             text=True,
-            timeout=timeout,
         )
         assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
         return done

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from seresnext.config import EngineConfig
+from seresnext.engines.base import create_engine
 from seresnext.errors import UserError
+from seresnext.evaluate import evaluate_folder
 from seresnext.model.architecture import architecture, is_buffer
 from seresnext.model.init import init_weights
+from seresnext.model.spec import InputSpec, ModelSpec
 from seresnext.weights.ckpt import write_ckpt
 from seresnext.weights.layouts import to_entries
 from seresnext.weights.load import load_weights
@@ -33,6 +38,12 @@ def accuracy(line: str, name: str) -> float:
     match = re.fullmatch(rf"model {re.escape(name)}'s accuracy is {figures}", line)
     assert match, line
     return float(match[1])
+
+
+def validated(printed: str) -> list[float]:
+    """Top-1 of each validation in the log of a training."""
+    found = re.findall(r"validation accuracy is {'top_1_accuracy': ([\d.]+)", printed)
+    return [float(text) for text in found]
 
 
 def test_train(trained: tuple[Path, str]) -> None:
@@ -104,10 +115,9 @@ def test_eval(trained: tuple[Path, str], digits: Path, command: Command) -> None
     )
     lines = done.stdout.splitlines()
     assert len(lines) == 2
-    validated = re.findall(r"validation accuracy is {'top_1_accuracy': ([\d.]+)", printed)
     for line, epoch in zip(lines, (2, 3), strict=True):
         name = f"./ckpt_0/train_senet_imagenet-{epoch}_6.ckpt"
-        assert accuracy(line, name) == float(validated[epoch - 1])
+        assert accuracy(line, name) == validated(printed)[epoch - 1]
 
 
 def test_eval_script(trained: tuple[Path, str], digits: Path, command: Command) -> None:
@@ -117,16 +127,16 @@ def test_eval_script(trained: tuple[Path, str], digits: Path, command: Command) 
         *("--val_data_path", digits),
         cwd=trained[0],
     )
-    assert accuracy(
-        done.stdout.splitlines()[0], "./ckpt_0/train_senet_imagenet-2_6.ckpt"
-    ) == pytest.approx(0.5, abs=0.5)
+    for line, epoch in zip(done.stdout.splitlines(), (2, 3), strict=True):
+        name = f"./ckpt_0/train_senet_imagenet-{epoch}_6.ckpt"
+        assert accuracy(line, name) == validated(trained[1])[epoch - 1]
 
 
 def test_eval_of_a_run_and_of_a_damaged_file(
     tmp_path: Path, trained: tuple[Path, str], digits: Path, command: Command
 ) -> None:
-    """Checkpoint folders are evaluated where there is no .ckpt; a bad one is named, the others not
-    kept from their turn, and the exit code says it."""
+    """Without a .ckpt the checkpoint folders are evaluated. A damaged one is named and skipped, and
+    the exit code is 1."""
     shutil.copytree(trained[0] / "ckpt_0" / "checkpoints", tmp_path / "run" / "checkpoints")
     broken = tmp_path / "run" / "checkpoints" / "step-00000012" / "model.safetensors"
     data = bytearray(broken.read_bytes())
@@ -145,11 +155,12 @@ def test_eval_of_a_run_and_of_a_damaged_file(
     assert "is damaged" in done.stderr
 
 
+ARCH = architecture("seresnext50_32x4d", num_classes=4, layers=(1, 1, 1, 1), max_pool="same")
+
+
 def original_ckpt(path: Path, classes: int) -> dict[str, np.ndarray]:
-    """A training checkpoint as the original wrote it: no biases in its way, momentum beside."""
-    arch = architecture(
-        "seresnext50_32x4d", num_classes=classes, layers=(1, 1, 1, 1), max_pool="same"
-    )
+    """A training checkpoint as the original wrote it: without some biases, with momentum."""
+    arch = replace(ARCH, num_classes=classes)
     weights = init_weights(arch, 1)
     for name in weights:
         if name.endswith(("se.fc2.bias", "fc.bias")):
@@ -169,7 +180,10 @@ def test_checkpoints_of_the_original(tmp_path: Path, digits: Path, command: Comm
         cwd=tmp_path,
         code=1,
     )
-    assert accuracy(done.stdout.rstrip("\n"), "./ours.ckpt") >= 0
+    spec = ModelSpec(ARCH, tuple("0123"), InputSpec(32, interpolation="bilinear"))
+    engine = create_engine(spec, weights, EngineConfig(name="torch", device="cpu"))
+    metrics, _ = evaluate_folder(engine, digits / "val", batch_size=5)
+    assert accuracy(done.stdout.rstrip("\n"), "./ours.ckpt") == metrics.top1
     assert done.stderr.startswith("model theirs.ckpt: it has 1000 classes, ")
     done = command(
         *("train.py", "--pre_trained", "True", "--checkpoint_path", "ours.ckpt", "--lr_init", "0"),

@@ -157,12 +157,11 @@ def test_a_signal_reaches_the_ranks_which_save_and_go_on_later(
             stderr=file,
             env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
         )
-        deadline = time.monotonic() + 120
         while "epoch: 1 step: 3" not in log.read_text():
-            assert time.monotonic() < deadline, log.read_text()
+            assert process.poll() is None, log.read_text()
             time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 75, log.read_text()
+        assert process.wait() == 75, log.read_text()
     assert log.read_text().endswith("interrupted; saved. The same command goes on from here.\n")
     newest = max((tmp_path / "ckpt_0" / "checkpoints").iterdir())
     arguments[arguments.index("300")] = "5"
@@ -192,7 +191,7 @@ def test_two_servers(tmp_path: Path, digits: Path) -> None:
         )
         for address in ("127.0.0.1", "127.0.0.2")
     ]
-    said = [server.communicate(timeout=240)[0] for server in servers]
+    said = [server.communicate()[0] for server in servers]
     assert [server.returncode for server in servers] == [0, 0]
     assert said[0].startswith("starting 1 of 2 ranks (0 to 0) with torch")
     assert said[1].startswith("starting 1 of 2 ranks (1 to 1) with torch")

@@ -113,7 +113,7 @@ def test_this_server(tmp_path: Path) -> None:
     none = read_rank_table(
         write_table(tmp_path, table_of({"198.51.100.1": [0], "198.51.100.2": [0]}))
     )
-    with pytest.raises(UserError, match="say which one it is with --server_id"):
+    with pytest.raises(UserError, match="choose one with --server_id"):
         none.this_server()
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the commands share: the smallest training there is."""
+"""Arguments of a minimal training, shared by the tests of the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SE-ResNeXt family, described once for every engine.
+"""The SE-ResNeXt family: architectures, and the names and shapes of their weights.
 
 Squeeze-and-Excitation Networks (Hu et al., arXiv:1709.01507) on ResNeXt blocks (Xie et al.,
 arXiv:1611.05431); the deep stem and the average-pool downsample are ResNet-C and ResNet-D of
@@ -8,17 +8,19 @@ of timm's models of the same name, without `num_batches_tracked`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from numpy.typing import NDArray
 from pydantic import AfterValidator
 
-from ..errors import UserError
+from ..errors import UserError, listed
 from ..schema import PositiveInt, Rate, checked
 
 EXPANSION = 4
-"""A block's output has four times the channels of its stage's base."""
+"""Ratio of a block's output channels to its stage's base channels."""
 STAGE_CHANNELS = (64, 128, 256, 512)
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1
@@ -51,7 +53,7 @@ def four_counts(layers: tuple[int, ...]) -> tuple[int, ...]:
 
 @checked("model")
 class Architecture:
-    """A network of the family, complete: two equal values build equal networks."""
+    """A complete description of a network: equal values build equal networks."""
 
     name: str = "seresnext50_32x4d"
     num_classes: PositiveInt = 1000
@@ -103,7 +105,7 @@ class Architecture:
 
 
 def _divisible(channels: float, divisor: int = 8) -> int:
-    """Nearest multiple of 8 and at least 8, as timm rounds the SE width."""
+    """`channels` rounded to a multiple of `divisor` and at least that, as timm rounds SE widths."""
     return max(divisor, int(channels + divisor / 2) // divisor * divisor)
 
 
@@ -174,30 +176,38 @@ def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def check_tensors(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, NDArray[Any]], what: str
+) -> None:
+    """Raise UserError listing every name or shape of `found` that differs from `expected`."""
+    problems = [f"missing {name}" for name in expected if name not in found]
+    problems += [f"unexpected {name}" for name in found if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name].shape) != tuple(shape)
+    ]
+    if problems:
+        raise UserError(f"{what} do not fit the network: {listed(problems, '; ')}")
+
+
 def is_buffer(name: str) -> bool:
-    """True for BN running statistics: part of the weights, not trained."""
+    """Whether this is a BN running statistic: part of the weights, but not trained."""
     return name.endswith(BUFFER_SUFFIXES)
 
 
 def decays(shape: tuple[int, ...]) -> bool:
-    """Weight decay reaches matrices and kernels; BN and biases are left alone."""
+    """Whether weight decay applies: to matrices and kernels, not to BN and biases."""
     return len(shape) > 1
 
 
 def count_parameters(arch: Architecture) -> int:
-    """Trained parameters (running statistics not counted)."""
-    total = 0
-    for name, shape in weight_shapes(arch).items():
-        if not is_buffer(name):
-            size = 1
-            for n in shape:
-                size *= n
-            total += size
-    return total
+    """Number of trained parameters, without running statistics."""
+    return sum(math.prod(s) for name, s in weight_shapes(arch).items() if not is_buffer(name))
 
 
 def count_macs(arch: Architecture, image_size: int = 224) -> int:
-    """Multiply-accumulates of one image's forward pass: convolutions and linear layers."""
+    """Multiply-accumulates of one image's forward pass, in convolutions and linear layers."""
     side = -(-image_size // 2)
     if arch.stem == "conv7":
         macs = side * side * 64 * 3 * 49

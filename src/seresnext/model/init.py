@@ -1,4 +1,4 @@
-"""Starting weights, drawn with NumPy so that every engine starts from the same ones."""
+"""Initial weights, drawn with NumPy so that all engines start from the same ones."""
 
 from __future__ import annotations
 

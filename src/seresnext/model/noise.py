@@ -1,4 +1,4 @@
-"""The noise a network draws in training, drawn outside it so that both engines see the same."""
+"""Random factors of stochastic depth and dropout, drawn with NumPy so that engines agree."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from .architecture import Architecture
 
 
 def draw_noise(arch: Architecture, batch_size: int, seed: int) -> dict[str, NDArray[np.float32]]:
-    """Factors to multiply with, from `Batch.seed`: 0 drops, 1 / keep rate keeps the mean.
+    """Factors to multiply with, from `Batch.seed`: 0 or, to keep the mean, 1 / keep rate.
 
     `drop_path`: float32 [B, blocks], one factor per sample and block (arXiv:1603.09382), present
-    when the architecture's `drop_path` is above 0. `dropout`: float32 [B, num_features], present
-    when `dropout` is above 0.
+    if the architecture's `drop_path` is above 0. `dropout`: float32 [B, num_features], present if
+    `dropout` is above 0.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 0xD509]))
     noise: dict[str, NDArray[np.float32]] = {}

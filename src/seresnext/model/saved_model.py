@@ -12,9 +12,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ..errors import UserError, listed
+from ..errors import UserError
 from ..files import read_json, replacing, write_json
-from .architecture import MODEL_NAMES, Architecture, architecture, weight_shapes
+from .architecture import (
+    MODEL_NAMES,
+    Architecture,
+    architecture,
+    check_tensors,
+    weight_shapes,
+)
 from .spec import ModelSpec, parse_spec
 
 WEIGHTS_FILE = "model.safetensors"
@@ -104,18 +110,3 @@ def load_model(folder: Path) -> tuple[ModelSpec, dict[str, NDArray[Any]]]:
         raise UserError(f"cannot read weights {folder / WEIGHTS_FILE}: {error}") from None
     check_tensors(weight_shapes(spec.architecture), weights, f"the weights in {folder}")
     return spec, {name: weights[name] for name in weight_shapes(spec.architecture)}
-
-
-def check_tensors(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, NDArray[Any]], what: str
-) -> None:
-    """Raise UserError listing every name or shape of `found` that differs from `expected`."""
-    problems = [f"missing {name}" for name in expected if name not in found]
-    problems += [f"unexpected {name}" for name in found if name not in expected]
-    problems += [
-        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(shape)}"
-        for name, shape in expected.items()
-        if name in found and tuple(found[name].shape) != tuple(shape)
-    ]
-    if problems:
-        raise UserError(f"{what} do not fit the network: {listed(problems, '; ')}")

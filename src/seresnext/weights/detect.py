@@ -28,8 +28,8 @@ def detect_architecture(
     """The architecture of the network that has these entries; `path` names the file in errors.
 
     What shapes do not show is taken from the layout (the max-pool's padding) or is the family's
-    default. Networks that differ only in pooling or anti-aliasing inside a block cannot be told
-    apart. Raises UserError if a needed entry is missing.
+    default. Networks that differ only in pooling or anti-aliasing inside a block look the same.
+    Raises UserError if a needed entry is missing.
     """
 
     def shape(name: str, dims: int) -> tuple[int, ...]:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..files import parse_json, read_json
-from ..model.architecture import MODEL_NAMES, Architecture, weight_shapes
+from ..model.architecture import MODEL_NAMES, Architecture, check_tensors, weight_shapes
 from ..model.init import init_weights
-from ..model.saved_model import CONFIG_FILE, WEIGHTS_FILE, check_tensors, load_model
+from ..model.saved_model import CONFIG_FILE, WEIGHTS_FILE, load_model
 from ..model.spec import InputSpec, ModelSpec, parse_spec
 from .ckpt import read_ckpt
 from .pth import read_pth

@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"no {LABELS / LABEL_FILE} of an earlier run; give y for NEED_PREPROCESS")
     for path in (RESULTS, TIMES, ACCURACY):
         set_aside(path)
-    summary = infer(model, given.dataset, RESULTS, given.resize, given.on_bad_image)
+    summary = write_logits(model, given.dataset, RESULTS, given.resize, given.on_bad_image)
     TIMES.mkdir()
     (TIMES / TIME_FILE).write_text(f"{summary}\n")
     print(f"{summary} on {model.name} {model.device}")
@@ -90,7 +90,7 @@ def _device(target: str | None, device_id: int) -> str:
     return f"ascend:{device_id}" if target == "Ascend" or (target is None and present) else "cpu"
 
 
-def infer(
+def write_logits(
     model: Runtime,
     data: Path,
     results: Path,

@@ -95,7 +95,7 @@ class RankTable:
         if len(own) != 1:
             raise UserError(
                 f"{len(own) or 'none'} of the rank table's servers ({', '.join(ids)}) "
-                "have an address of this machine; say which one it is with --server_id"
+                "have an address of this machine; choose one with --server_id"
             )
         return own[0]
 
