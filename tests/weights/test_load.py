@@ -333,7 +333,7 @@ def test_damaged_descriptions_are_refused(
 
 
 def test_a_folder_without_a_model_and_a_missing_path_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no model: expected a run folder that has finished"):
+    with pytest.raises(UserError, match="holds no finished model; expected a run folder, a folder"):
         load_weights(tmp_path)
     with pytest.raises(UserError, match="no such file or folder"):
         load_weights(tmp_path / "none")

@@ -182,7 +182,7 @@ def test_checkpoints_of_the_original(tmp_path: Path, digits: Path, command: Comm
     )
     spec = ModelSpec(ARCH, tuple("0123"), InputSpec(32, interpolation="bilinear"))
     engine = create_engine(spec, weights, EngineConfig(name="torch", device="cpu"))
-    metrics, _ = evaluate_folder(engine, digits / "val", batch_size=5)
+    metrics = evaluate_folder(engine, digits / "val", batch_size=5)
     assert accuracy(done.stdout.rstrip("\n"), "./ours.ckpt") == metrics.top1
     assert done.stderr.startswith("model theirs.ckpt: it has 1000 classes, ")
     done = command(
