@@ -1,7 +1,7 @@
 """The original's evaluation command; docs/zoo.md describes its options."""
 
-from seresnext.zoo.command import run_command
+from seresnext.zoo.command import exit_with
 from seresnext.zoo.evaluate import main
 
 if __name__ == "__main__":
-    run_command(main)
+    exit_with(main)

@@ -19,7 +19,7 @@ import seresnext.launch.heartbeat as module
 from seresnext.errors import UserError
 
 folder, rank, world, deed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-module._GRACE, module._HEARSAY = 1.0, 0.5
+module._GRACE, module._CAUSE_WAIT = 1.0, 0.5
 os.environ["LOCAL_WORLD_SIZE"] = str(world)
 
 def all_sum(values):  # only rank 0 adds anything but zero when the watch begins

@@ -114,7 +114,7 @@ def test_a_rank_may_be_slow(images: Path, two: Run, tmp_path: Path) -> None:
         "import sys, time\n"
         "import seresnext.training.run as run_module\n"
         "from seresnext.cli import main\n"
-        "from seresnext.launch.processes import rank\n"
+        "from seresnext.launch.ranks import rank\n"
         "describe = run_module.describe\n"
         "def slow(*arguments):\n"
         "    time.sleep(9 * rank())\n"
@@ -134,7 +134,7 @@ STOPPED_IN_EVALUATION = """
 import os, signal, sys
 import seresnext.training.run as run_module
 from seresnext.cli import main
-from seresnext.launch.processes import rank
+from seresnext.launch.ranks import rank
 
 create, calls = run_module.create_engine, 0
 
@@ -181,7 +181,7 @@ BROKEN_LOADER = """
 import sys
 import seresnext.data.loader as module
 from seresnext.cli import main
-from seresnext.launch.processes import rank
+from seresnext.launch.ranks import rank
 
 augment, seen = module.augment_encoded, 0
 

@@ -12,7 +12,8 @@ import tyro
 from ..config import SHORT_NAMES, Config, EngineName, Precision, load_config
 from ..config.recipes import recipe
 from ..errors import UserError
-from ..launch.processes import launch, rank, rank_output, report, world_size
+from ..launch.processes import launch
+from ..launch.ranks import rank, rank_output, report_exit, world_size
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def run(argv: list[str]) -> int:
         raise UserError(f"--nproc: expected 1 or more, got {args.nproc}")
     if args.nproc > 1 and world_size() == 1:
         return launch(config, _without(argv, "--nproc"), args.nproc)
-    report()
+    report_exit()
     with rank_output(Path(config.run.out)):
         from ..api import train
 

@@ -1,9 +1,9 @@
-"""Ranks that watch each other, so that none waits for one that is gone.
+"""Heartbeats between ranks, so that none waits for a rank that is gone.
 
 A collective that waits for a dead rank fails after minutes, or never, and names a socket instead
-of a process. So every rank keeps a TCP connection to rank 0 beside the framework's own: a byte
-each second as a sign of life, and the reason when one fails. Being slow (compiling, a cold disk)
-is no crime; being silent is. It knows no framework and costs nothing that can be measured.
+of a process. So every rank keeps a TCP connection to rank 0 beside the framework's own, with a byte
+each second as a heartbeat, and the reason when a rank fails. Slow ranks (compiling, a cold disk)
+are tolerated; silent ones count as lost. It works for every framework, at no measurable cost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 import numpy as np
 
@@ -26,15 +25,15 @@ from ..errors import UserError
 from ..training.interrupt import Interrupted
 
 _INTERVAL = 1.0
-"""Seconds between signs of life."""
+"""Seconds between heartbeats."""
 _GRACE = 8.0
-"""Seconds that a rank has to leave by itself, a checkpoint being written included, once another
-is lost. With the 15 s of silence (`run.rank_timeout`) all is over within 30 s."""
-_HEARSAY = 2.0
-"""Seconds that a failed rank waits to hear whether another failed first: when one dies, the
-collectives of the others fail too, and theirs is not the story to tell."""
-_MEETING = 60.0
-"""Seconds for all ranks to connect; they have just met in a collective."""
+"""Seconds that a rank has to end by itself, a checkpoint being written included, once another is
+lost. With the 15 s of silence (`run.rank_timeout`) all processes have ended within 30 s."""
+_CAUSE_WAIT = 2.0
+"""Seconds that a failed rank waits for another rank's reason: when one dies, the collectives of the
+others fail too, and only the first failure is the cause."""
+_CONNECT = 60.0
+"""Seconds for all ranks to connect; they have just completed a collective."""
 _FAILED, _DONE = b"!", b"."
 _HERE = "127.0.0.1"
 _HELLO = struct.Struct("<qq")
@@ -42,16 +41,16 @@ _HELLO = struct.Struct("<qq")
 
 
 class RankLost(UserError):
-    """The run ends because one rank did; rank 0 knows the story too, and is the one to say it."""
+    """The run ends because another rank did; rank 0 reports the reason."""
 
 
 class Watch:
     """While entered, a rank that ends, fails or falls silent ends this process too.
 
-    Leaving it with an exception tells the others why; a rank other than 0 then raises RankLost
-    instead of a UserError. Where another rank was lost first, leaving raises RankLost with its
-    story. A process that does not get to leaving, because it hangs in a collective, is ended from
-    here with exit code 1.
+    On an exception, `__exit__` sends the reason to the others; a rank other than 0 then raises
+    RankLost instead of a UserError. If another rank was lost first, it raises RankLost with that
+    rank's reason. A process that does not reach `__exit__`, because it hangs in a collective, is
+    ended from here with exit code 1.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Watch:
         self.rank, self.world_size, self.all_sum = rank, world_size, all_sum
         self.silence = silence
         self.peers: dict[int, socket.socket] = {}
-        self.story = ""
+        self.reason = ""
         self._lost = threading.Event()
         self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -77,47 +76,42 @@ class Watch:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self.world_size == 1:
             return
         failed = error is not None and not isinstance(error, Interrupted)
         if failed and not isinstance(error, UserError):
-            self._lost.wait(_HEARSAY + (self.rank == 0))
+            self._lost.wait(_CAUSE_WAIT + (self.rank == 0))
         self._leaving.set()
         self._waker.send(b"\n")
         self._thread.join()
         if not failed:
-            self._tell(_DONE)
-        elif not self.story:
+            self._send_line(_DONE)
+        elif not self.reason:
             name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            self._tell(_FAILED, f"rank {self.rank}: {name}{error}")
+            self._send_line(_FAILED, f"rank {self.rank}: {name}{error}")
         for connection in (*self.peers.values(), self._wake, self._waker):
             connection.close()
         if not failed:
             return
-        # What is left to do, closing the engine above all, may wait for the lost rank.
+        # What remains, closing the engine above all, may wait for the lost rank.
         end = threading.Timer(_GRACE, os._exit, (1,))
         end.daemon = True
         end.start()
         if isinstance(error, UserError):
             if self.rank > 0:
                 raise RankLost(str(error)) from error
-        elif self.story:
-            raise RankLost(self.story) from error
+        elif self.reason:
+            raise RankLost(self.reason) from error
 
-    # Meeting -------------------------------------------------------------------------------
+    # Connecting ----------------------------------------------------------------------------
 
     def _gather(self) -> dict[int, socket.socket]:
-        """Rank 0: a connection from every other rank."""
-        token = secrets.randbits(62)  # so that a stranger who finds the port cannot end the run
+        """Rank 0: accept a connection from every other rank."""
+        token = secrets.randbits(62)  # other programs that connect to the port are rejected
         with self._listen() as server:
             self.all_sum(np.array([server.getsockname()[1], token], np.int64))
-            server.settimeout(_MEETING)
+            server.settimeout(_CONNECT)
             peers: dict[int, socket.socket] = {}
             while len(peers) < self.world_size - 1:
                 connection, _ = server.accept()
@@ -138,11 +132,11 @@ class Watch:
         return socket.create_server(("", 0))
 
     def _join(self) -> socket.socket:
-        """Another rank: its connection to rank 0."""
+        """Another rank: connect to rank 0."""
         port, token = (int(n) for n in self.all_sum(np.zeros(2, np.int64)))
         address = (self._host(), port)
         try:
-            connection = socket.create_connection(address, timeout=_MEETING)
+            connection = socket.create_connection(address, timeout=_CONNECT)
         except OSError as error:
             raise UserError(
                 f"rank {self.rank} cannot reach rank 0 at {address[0]}:{address[1]} ({error}); "
@@ -152,7 +146,7 @@ class Watch:
         return connection
 
     def _host(self) -> str:
-        """Where rank 0 is, as torchrun and msrun tell it."""
+        """Address of rank 0, as torchrun and msrun set it."""
         if os.environ.get("LOCAL_WORLD_SIZE") == str(self.world_size):
             return _HERE
         return os.environ.get("MASTER_ADDR") or os.environ.get("MS_SCHED_HOST") or _HERE
@@ -160,7 +154,7 @@ class Watch:
     # Watching ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        """The thread: hear and be heard until this process leaves or a rank is lost."""
+        """The thread: send and receive heartbeats until this process ends or a rank is lost."""
         heard = dict.fromkeys(self.peers, time.monotonic())
         messages = dict.fromkeys(self.peers, b"")
         with selectors.DefaultSelector() as selector:
@@ -174,11 +168,11 @@ class Watch:
                 if self._leaving.is_set():
                     return
                 now = time.monotonic()
-                if now > beat + 3 * _INTERVAL:  # this process was stopped itself
+                if now > beat + 3 * _INTERVAL:  # this process was suspended itself
                     heard = dict.fromkeys(heard, now)
                 for key, _ in events:
                     heard[key.data] = now
-                    messages[key.data] = self._hear(key.data, messages[key.data])
+                    messages[key.data] = self._receive(key.data, messages[key.data])
                     if key.data not in self.peers:
                         selector.unregister(key.fileobj)
                 for peer in self.peers:
@@ -190,13 +184,13 @@ class Watch:
                     beat = now + _INTERVAL
                     self._send(b"\n")
         if self._lost.is_set():
-            self._tell(_FAILED, self.story)
+            self._send_line(_FAILED, self.reason)
             if not self._leaving.wait(_GRACE):
-                print(f"seresnext: error: {self.story}", file=sys.stderr, flush=True)
+                print(f"seresnext: error: {self.reason}", file=sys.stderr, flush=True)
                 os._exit(1)
 
-    def _hear(self, peer: int, before: bytes) -> bytes:
-        """Take what `peer` sent; returns the beginning of a line whose end is still to come."""
+    def _receive(self, peer: int, before: bytes) -> bytes:
+        """Receive what `peer` sent; return the beginning of a line that is not complete yet."""
         try:
             data = self.peers[peer].recv(65536)
         except OSError:
@@ -212,15 +206,15 @@ class Watch:
             self._lose(f"rank {peer} ended without a word (killed, or out of memory)")
         return rest
 
-    def _lose(self, story: str) -> None:
+    def _lose(self, reason: str) -> None:
         if not self._lost.is_set():
-            self.story = story
+            self.reason = reason
             self._lost.set()
 
-    def _tell(self, kind: bytes, text: str = "") -> None:
+    def _send_line(self, kind: bytes, text: str = "") -> None:
         self._send(kind + " ".join(text.split()).encode() + b"\n")
 
     def _send(self, data: bytes) -> None:
         for connection in self.peers.values():
-            with contextlib.suppress(OSError):  # it is gone; the next `recv` says so
+            with contextlib.suppress(OSError):  # it is gone; the next `recv` fails
                 connection.sendall(data)

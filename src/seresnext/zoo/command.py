@@ -15,8 +15,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 import yaml
 
 from ..errors import UserError
-from ..launch.processes import report
-from ..training.interrupt import INTERRUPTED_EXIT, Interrupted
+from ..exit_codes import run_command
 from .options import ALL_OPTIONS
 
 T = TypeVar("T")
@@ -24,20 +23,9 @@ MAX_YAML_BYTES = 1 << 20
 """A larger configuration is refused unread; all names together take 2 kB."""
 
 
-def run_command(main: Callable[[list[str]], int]) -> NoReturn:
-    """Run `main` and exit: 0 done, 1 an error of the user, 75 interrupted after saving."""
-    try:
-        code = main(sys.argv[1:])
-    except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        code = 1
-    except Interrupted:
-        print("interrupted; saved. The same command goes on from here.", file=sys.stderr)
-        code = INTERRUPTED_EXIT
-    except KeyboardInterrupt:
-        code = 130
-    report(code)
-    sys.exit(code)
+def exit_with(main: Callable[[list[str]], int]) -> NoReturn:
+    """Run `main` on the command line's arguments and exit with its code (see exit_codes.py)."""
+    sys.exit(run_command(Path(sys.argv[0]).name, main, sys.argv[1:]))
 
 
 def parse(cls: type[T], argv: Sequence[str], program: str) -> tuple[T, list[str]]:

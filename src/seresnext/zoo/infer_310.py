@@ -26,7 +26,7 @@ from ..data.sources import evaluation_path, image_list
 from ..errors import UserError
 from ..files import writing
 from ..runtimes.base import Runtime, create_runtime
-from .command import run_command
+from .command import exit_with
 from .postprocess import UNREAD_FILE, accuracy, accuracy_lines, unread_line
 from .preprocess import (
     LABEL_FILE,
@@ -141,4 +141,4 @@ def time_line(seconds: float, count: int) -> str:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    exit_with(main)

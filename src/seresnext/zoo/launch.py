@@ -15,8 +15,10 @@ from pathlib import Path
 
 from ..config import EngineName
 from ..errors import UserError
-from ..launch.processes import free_port, msrun_environment, muted, rank_logs, supervise
-from .command import parse, run_command
+from ..launch import msrun, torchrun
+from ..launch.processes import muted, supervise
+from ..launch.ranks import rank_logs
+from .command import exit_with, parse
 from .options import TrainOptions
 from .rank_table import RankTable, read_rank_table
 from .settings import train_config
@@ -59,7 +61,7 @@ def launch_plan(table: RankTable, node_rank: int, master_port: int) -> LaunchPla
         device_ids=tuple(device.device_id for device in server.devices),
         even=len({len(other.devices) for other in table.servers}) == 1,
         master_address=table.servers[0].server_id if several else "127.0.0.1",
-        master_port=master_port or free_port(),
+        master_port=master_port or msrun.free_port(),
     )
 
 
@@ -68,29 +70,23 @@ def command(plan: LaunchPlan, engine: EngineName, logs: Path) -> list[str]:
 
     Raises UserError for servers of different sizes with msrun.
     """
-    count = len(plan.device_ids)
+    count, program = len(plan.device_ids), ["-m", TRAINING]
     if engine == "torch":
-        arguments = [
-            *("torch.distributed.run", "--nnodes", str(plan.nodes)),
-            *("--node-rank", str(plan.node_rank), "--nproc-per-node", str(count)),
+        rendezvous = [
+            *("--nnodes", str(plan.nodes), "--node-rank", str(plan.node_rank)),
             *("--master-addr", plan.master_address, "--master-port", str(plan.master_port)),
-            *("-m", TRAINING),
         ]
-        return muted(logs / "torchrun.log", arguments)
+        return muted(logs / "torchrun.log", torchrun.command(count, program, rendezvous))
     if not plan.even:
         raise UserError(
             "the servers of the rank table have different numbers of devices; msrun numbers its "
             "ranks as if they had the same. Use the same number on each, or --engine torch"
         )
-    arguments = [
-        *("mindspore.parallel.cluster.run", "--worker_num", str(plan.world_size)),
-        *("--local_worker_num", str(count), "--node_rank", str(plan.node_rank)),
+    rendezvous = [
+        *("--worker_num", str(plan.world_size), "--node_rank", str(plan.node_rank)),
         *("--master_addr", plan.master_address, "--master_port", str(plan.master_port)),
-        # `supervise` shows the first rank's file, because msrun loses its last lines.
-        *("--log_dir", str(logs), "--join", "True", "--tail_worker_log", "-2"),
-        *("python", "-m", TRAINING),
     ]
-    return muted(logs / "msrun.log", arguments)
+    return muted(logs / "msrun.log", msrun.command(count, logs, program, rendezvous))
 
 
 def environment(plan: LaunchPlan, target: str, table: Path) -> dict[str, str]:
@@ -100,7 +96,7 @@ def environment(plan: LaunchPlan, target: str, table: Path) -> dict[str, str]:
         changes[_VISIBLE[target]] = ",".join(map(str, plan.device_ids))
     if target == "Ascend":
         changes["RANK_TABLE_FILE"] = str(table.resolve())
-    return {**msrun_environment(), **changes}
+    return {**msrun.environment(), **changes}
 
 
 def main(argv: list[str]) -> int:
@@ -155,4 +151,4 @@ def new_folder(parent: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    exit_with(main)

@@ -11,7 +11,7 @@ import tyro
 from ..config import Config, EngineConfig, EngineName
 from ..config.recipes import recipe
 from ..errors import UserError
-from ..launch.processes import world_size
+from ..launch.ranks import world_size
 from .checkpoints import from_newest_state
 from .options import Options, Target, TrainOptions
 

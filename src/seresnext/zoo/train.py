@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import UserError
-from ..launch.processes import rank_output, report
+from ..launch.ranks import rank_output, report_exit
 from .checkpoints import refuse_other_runs, write_if_due
-from .command import parse, run_command
+from .command import exit_with, parse
 from .log import ZooReporter
 from .options import TrainOptions
 from .settings import train_config
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     options, flags = parse(TrainOptions, argv, "train.py")
     config, notes = train_config(options, flags)
     out = Path(config.run.out)
-    report()
+    report_exit()
     with rank_output(out):
         _check_classes(options, config)
         on_saved = None
@@ -55,4 +55,4 @@ def _check_classes(options: TrainOptions, config: Config) -> None:
 
 
 if __name__ == "__main__":  # `torchrun -m`, `msrun python -m`
-    run_command(main)
+    exit_with(main)
