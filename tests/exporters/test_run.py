@@ -195,7 +195,9 @@ def test_int8_reports_the_blocks_it_left_in_float(
 def test_int8_needs_images(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give --calibration DIR"):
         export(run / "model", tmp_path / "m.onnx", ExportOptions(precision="int8"))
-    chosen = export_images.calibration_images(run / "model", None, run / "data" / "val")
+    chosen = export_images.calibration_images(
+        run / "model", ExportOptions(calibration=run / "data" / "val")
+    )
     assert chosen.origin == f"10 images of {run}/data/val"
     assert not chosen.labelled
 
@@ -239,7 +241,7 @@ def test_no_model(tmp_path: Path) -> None:
 
 
 def test_spread_takes_every_class(run: Path) -> None:
-    source = export_images.comparison_images(run, tiny_spec(), None, None, 5).source
+    source = export_images.comparison_images(run, tiny_spec(), ExportOptions(max_images=5)).source
     assert sorted(source.labels.tolist()) == [0, 1, 2, 3, 4]
     assert len(export_images.spread(source, 0)) == 5
     assert len(export_images.spread(source, 100)) == 5

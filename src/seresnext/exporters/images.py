@@ -1,4 +1,4 @@
-"""Which images an export is compared and calibrated on."""
+"""The images on which an export is compared and calibrated."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from ..data.sources import (
 from ..errors import UserError
 from ..model.saved_model import CONFIG_FILE
 from ..model.spec import ModelSpec
+from .options import ExportOptions
 
 BATCH_SIZE = 32
 CALIBRATION_IMAGES = 300
-"""More move the ranges of activations hardly at all."""
+"""More images hardly change the ranges of activations."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class Images:
     """Images to compare or calibrate on."""
 
     origin: str
-    """For people: how many, and from where."""
+    """Their number and folder, for people."""
     source: Source | None
-    """None: synthetic ones."""
+    """None: synthetic images."""
     labelled: bool = False
 
     def batches(self, spec: ModelSpec, workers: int) -> Generator[Batch, None, None]:
-        """Preprocessed as for evaluation; unreadable ones are masked."""
+        """The images, preprocessed as for evaluation; unreadable ones are masked."""
         if self.source is None:
             return _synthetic(spec.input.image_size)
         data = DataConfig(workers=workers, on_bad_image="skip")
@@ -49,26 +50,24 @@ class Images:
         )
 
 
-def comparison_images(
-    model: Path, spec: ModelSpec, data: Path | None, calibration: Path | None, most: int
-) -> Images:
-    """`data`; else the run's validation data; else `calibration`; else synthetic ones.
+def comparison_images(model: Path, spec: ModelSpec, options: ExportOptions) -> Images:
+    """`options.data`; else the run's validation data; else `calibration`; else synthetic images.
 
-    At most `most` of them, spread evenly over the folder; 0 means all.
+    Of labelled ones at most `options.max_images`.
     """
-    folder = evaluation_path(data) if data else recorded_data(model)[1]
+    folder = evaluation_path(options.data) if options.data else recorded_data(model)[1]
     if folder is not None:
         found = open_source(folder, class_names=spec.class_names, allow_empty_classes=True)
-        source = spread(found, most)
+        source = spread(found, options.max_images)
         return Images(f"{len(source)} images of {folder}", source, labelled=True)
-    if calibration:
-        return calibration_images(model, data, calibration)
+    if options.calibration:
+        return calibration_images(model, options)
     return Images(f"{BATCH_SIZE} synthetic images (no --data was given)", None)
 
 
-def calibration_images(model: Path, data: Path | None, calibration: Path | None) -> Images:
-    """`calibration`; else the run's training data; else `data`. Raises UserError if none."""
-    folder = calibration or recorded_data(model)[0] or data
+def calibration_images(model: Path, options: ExportOptions) -> Images:
+    """`options.calibration`; else the run's training data; else `data`. Raises UserError if none."""
+    folder = options.calibration or recorded_data(model)[0] or options.data
     if folder is None:
         raise UserError("int8 needs typical images to measure ranges on: give --calibration DIR")
     source = spread(image_list(image_files([folder])), CALIBRATION_IMAGES)
@@ -76,7 +75,7 @@ def calibration_images(model: Path, data: Path | None, calibration: Path | None)
 
 
 def recorded_data(model: Path) -> tuple[Path | None, Path | None]:
-    """Training and validation folder that the run was made with, where they are still there."""
+    """The run's training and validation data; (None, None) if they are no longer there."""
     config = model / CONFIG_FILE
     if not (model / "model").is_dir() or not config.is_file():
         return None, None
@@ -88,13 +87,13 @@ def recorded_data(model: Path) -> tuple[Path | None, Path | None]:
 
 
 def spread(source: Source, most: int) -> Source:
-    """At most `most` images at even distances, so that all classes are there; 0 means all."""
+    """At most `most` images at even distances, so that every class is included; 0 means all."""
     count = min(most, len(source)) or len(source)
     return Subset(source, np.arange(count) * len(source) // count)
 
 
 def _synthetic(side: int) -> Generator[Batch, None, None]:
-    """One batch of coloured noise of many scales, always the same."""
+    """One batch of coloured noise of four scales, the same every time."""
     rng = np.random.default_rng(0)
     images = np.zeros((BATCH_SIZE, side, side, 3))
     for cells in (2, 4, 16, side):

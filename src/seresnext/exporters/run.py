@@ -43,12 +43,9 @@ def export(model: Path, out: Path, options: ExportOptions | None = None) -> Expo
     spec, weights = load_model(folder)
     digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     artifact = Artifact(spec, digest, __version__, options.precision, options.with_preprocessing)
-    images = comparison_images(model, spec, options.data, options.calibration, options.max_images)
-    calibration: Images | None = None
-    if options.precision == "int8":
-        calibration = calibration_images(model, options.data, options.calibration)
-    engine_config = EngineConfig(name=options.engine, device=options.device)
-    engine = create_engine(spec, weights, engine_config)
+    images = comparison_images(model, spec, options)
+    calibration = calibration_images(model, options) if options.precision == "int8" else None
+    engine = create_engine(spec, weights, EngineConfig(name=options.engine, device=options.device))
     with closing(engine), writing(out), _folder_beside(out) as temporary:
         job = _Job(format, artifact, options, engine, images, temporary / out.name)
         in_float = _write(job, weights, calibration)

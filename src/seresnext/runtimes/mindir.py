@@ -38,7 +38,7 @@ _OPERATORS = {
     **{"Add": 2, "AvgPool": 5, "BiasAdd": 3, "Conv2D": 2, "ExpandDims": 2, "MatMul": 4},
     **{"MaxPool3D": 1, "Mul": 2, "ReLU": 1, "Reshape": 2, "Sigmoid": 1},
     **{"Squeeze": 1},
-    # How MindIR says that parameters are read, and in which order.
+    # Reading of parameters, and its order.
     **{"Constant": 0, "Depend": 2, "Load": 2, "MakeTuple": 0, "UpdateState": 2},
 }
 """Operators that exports have, and the fewest operands of each. MindSpore ends the process if an
@@ -58,7 +58,7 @@ class MindIRRuntime:
         self.device = describe(target)
         try:
             self._graph = nn.GraphCell(_load(data))
-            # One compilation for any number of images, instead of one for each number.
+            # One compilation for any number of images, instead of one for each.
             shape = [None, *self.artifact.input_shape]
             self._graph.set_inputs(Tensor(shape=shape, dtype=ms.float32))
             side = self.spec.input.image_size

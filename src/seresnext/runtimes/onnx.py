@@ -34,22 +34,10 @@ _PIECE = {"cpu": 8, "cuda": 64, "npu": 64}
 """Images per call. On a CPU larger ones gain nothing and leave the cache (docs/benchmarks.md)."""
 
 _OPERATORS = frozenset(
-    [
-        "Add",
-        "AveragePool",
-        "Cast",
-        "Conv",
-        "DequantizeLinear",
-        "Flatten",
-        "Gemm",
-        "GlobalAveragePool",
-        "MaxPool",
-        "Mul",
-        "QuantizeLinear",
-        "Relu",
-        "Sigmoid",
-        "Transpose",
-    ]
+    """
+    Add AveragePool Cast Conv DequantizeLinear Flatten Gemm GlobalAveragePool MaxPool Mul
+    QuantizeLinear Relu Sigmoid Transpose
+    """.split()
 )
 
 
@@ -59,15 +47,15 @@ class OnnxRuntime:
     name = "onnx"
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int = 0) -> None:
-        """Raises UserError for a damaged or foreign file and an absent device."""
+        """Raises UserError for a file that is damaged or not ours, and for an absent device."""
         data, self.artifact = _read(path)
         self.spec = self.artifact.spec
         kind, providers = _choose(device)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
-        # Waiting threads that spin take the core from decoding, and win nothing where there is
-        # nothing else to do.
+        # Threads that spin while they wait take cores from decoding, and gain nothing on an idle
+        # machine.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=providers)
@@ -93,7 +81,7 @@ class OnnxRuntime:
 
 
 def _read(path: Path) -> tuple[bytes, Artifact]:
-    """The file's bytes, checked, and what they say about themselves."""
+    """The file's bytes and its metadata, checked. Raises UserError."""
     data = read_file(path)
     try:
         model = onnx.load_model_from_string(data)
@@ -122,13 +110,13 @@ def _read(path: Path) -> tuple[bytes, Artifact]:
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    """Without the batch dimension; -1 where it is free."""
+    """The shape without the batch dimension; -1 for a free dimension."""
     dims = value.type.tensor_type.shape.dim[1:]
     return tuple(d.dim_value if d.HasField("dim_value") else -1 for d in dims)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every stored tensor, wherever a file can hide one."""
+    """Every stored tensor, including those of sparse initializers and attributes."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
@@ -142,7 +130,7 @@ def _is_external(tensor: onnx.TensorProto) -> bool:
 
 
 def _choose(device: str) -> tuple[str, list[Any]]:
-    """The device and its providers, best first. Raises UserError for one that is not there."""
+    """The device and its providers, best first. Raises UserError for an absent device."""
     available = onnxruntime.get_available_providers()
     kind, _, number = device.partition(":")
     if kind == "auto":

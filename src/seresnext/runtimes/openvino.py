@@ -27,47 +27,30 @@ WEIGHTS_KEY = "weights_sha256"
 """Metadata beside `METADATA_KEY`: the SHA-256 of the .bin that belongs to the .xml."""
 
 _PIECE = 8
-"""Images computed together where there are many: at 32 px two to three times as fast as singly,
-since the weights are read once; at 224 px the same (docs/benchmarks.md)."""
+"""Images computed together if there are many. At 32 px two to three times as fast as single images,
+since the weights are read once; at 224 px equally fast (docs/benchmarks.md)."""
 
 _OPERATORS = frozenset(
-    [
-        "Add",
-        "AvgPool",
-        "Const",
-        "Convert",
-        "Convolution",
-        "Divide",
-        "FakeQuantize",
-        "GroupConvolution",
-        "MatMul",
-        "MaxPool",
-        "Multiply",
-        "Parameter",
-        "ReLU",
-        "ReduceMean",
-        "Reshape",
-        "Result",
-        "Sigmoid",
-        "Subtract",
-        "Transpose",
-    ]
+    """
+    Add AvgPool Const Convert Convolution Divide FakeQuantize GroupConvolution MatMul
+    MaxPool Multiply Parameter ReLU ReduceMean Reshape Result Sigmoid Subtract Transpose
+    """.split()
 )
 
 
 class OpenVINORuntime:
     """One IR on one device.
 
-    A single image is computed by all threads together, for latency. Of many, pieces of `_PIECE`
-    are computed side by side, for throughput: no thread waits for another. Each way has the
-    network compiled for its batch size, since a free dimension costs time at every layer; the
-    second is compiled when it is first needed. What is left over goes as single images.
+    For latency, all threads compute a single image together. For throughput, many images are
+    split into pieces of `_PIECE` that are computed side by side, so that no thread waits for
+    another; the remainder is computed as single images. The network is compiled for each of the
+    two batch sizes, since a free dimension costs time at every layer; for pieces at first use.
     """
 
     name = "openvino"
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int = 0) -> None:
-        """Raises UserError for a damaged or foreign file and an absent device."""
+        """Raises UserError for a file that is damaged or not ours, and for an absent device."""
         core = ov.Core()
         self._device = _choose(core, device)
         self._model, self.artifact = _read(core, path)
@@ -111,7 +94,7 @@ class OpenVINORuntime:
         model.reshape({INPUT_NAME: [batch, *self.artifact.input_shape]})
         settings: dict[str, Any] = {"PERFORMANCE_HINT": hint}
         if self.artifact.precision == "fp32":
-            # OpenVINO takes bfloat16 by itself where the CPU has it: twice as fast, and 3e-3 off.
+            # The default is bfloat16 if the CPU has it: twice as fast, with errors of 3e-3.
             settings["INFERENCE_PRECISION_HINT"] = "f32"
         if self._threads and self._device == "CPU":
             settings["INFERENCE_NUM_THREADS"] = self._threads
@@ -122,7 +105,7 @@ class OpenVINORuntime:
 
 
 def _choose(core: ov.Core, device: str) -> str:
-    """OpenVINO's name of the device. Raises UserError for one that is not there."""
+    """OpenVINO's name of the device. Raises UserError for an absent device."""
     name = "CPU" if device == "auto" else device.upper()
     if name not in core.available_devices:
         found = ", ".join(d.lower() for d in core.available_devices)
@@ -131,7 +114,7 @@ def _choose(core: ov.Core, device: str) -> str:
 
 
 def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Artifact]:
-    """The network and what it says about itself, both files checked."""
+    """The network and its metadata, with both files checked. Raises UserError."""
     xml = read_file(path)
     if re.search(rb"<!(DOCTYPE|ENTITY)", xml):
         raise UserError(f"{path} holds a document type, which no OpenVINO IR does; refused")
@@ -160,7 +143,7 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Artifact]:
 
 
 def _per_image(shape: ov.PartialShape) -> tuple[int, ...]:
-    """Without the batch dimension; -1 where it is free."""
+    """The shape without the batch dimension; -1 for a free dimension."""
     if shape.rank.is_dynamic:
         return ()
     return tuple(-1 if d.is_dynamic else d.get_length() for d in list(shape)[1:])
