@@ -66,7 +66,7 @@ def comparison_images(model: Path, spec: ModelSpec, options: ExportOptions) -> I
 
 
 def calibration_images(model: Path, options: ExportOptions) -> Images:
-    """`options.calibration`; else the run's training data; else `data`. Raises UserError if none."""
+    """`options.calibration`; else the run's training data; else `options.data`; else UserError."""
     folder = options.calibration or recorded_data(model)[0] or options.data
     if folder is None:
         raise UserError("int8 needs typical images to measure ranges on: give --calibration DIR")
