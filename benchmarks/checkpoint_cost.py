@@ -65,8 +65,7 @@ def main() -> int:
         start, held = time.perf_counter(), 0.0
         if saver:
             state = engine.state_dict()
-            groups = {"model": state.model, "momentum": state.momentum}
-            saver.save(Checkpoint(step, {}, groups), None)
+            saver.save(Checkpoint(step, {}, state.groups()), None)
             held = time.perf_counter() - start
         for _ in range(args.steps):
             engine.fetch(engine.train_step(batch, 0.01))

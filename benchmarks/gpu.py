@@ -160,9 +160,9 @@ def check_state(checks: Checks, scale: Scale) -> None:
     finite = engines[0].fetch(engines[0].train_step(bad, 0.02))["finite"]
     after = engines[0].state_dict()
     moved = max(
-        float(np.abs(getattr(after, part)[k] - v).max())
-        for part in ("model", "momentum", "ema")
-        for k, v in getattr(before, part).items()
+        float(np.abs(after.groups()[group][k] - v).max())
+        for group, tensors in before.groups().items()
+        for k, v in tensors.items()
     )
     checks.add("a step that is not finite changes nothing", moved + finite, 0.0)
     engines[1].load_state_dict(before)

@@ -88,7 +88,15 @@ def test_engines_import_their_framework_only(folder: str, framework: set[str]) -
         assert foreign <= framework | NEUTRAL, f"{path}: {foreign}"
         neighbours = {n for n in own if part(n) not in OWN_NEUTRAL}
         dotted = folder.replace("/", ".")
-        assert all(n.startswith((dotted, "engines.base")) for n in neighbours), path
+        shared = ("engines.base", "engines.common")
+        assert all(n.startswith((dotted, *shared)) for n in neighbours), path
+
+
+def test_what_engines_share_imports_no_framework() -> None:
+    for name in ("base", "common"):
+        foreign, own = imports(SRC / "engines" / f"{name}.py")
+        assert foreign <= NEUTRAL
+        assert {part(n) for n in own} <= OWN_NEUTRAL | {"engines"}
 
 
 PACKAGES = {f.name: set(f.packages) for f in FORMATS.values()} | {"int8": {INT8_PACKAGE}}

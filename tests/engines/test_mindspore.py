@@ -143,7 +143,7 @@ def test_bfloat16_is_refused_on_the_cpu() -> None:
 
 
 def test_loss_scale_follows_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizer, "_GROWTH_STEPS", 3)
+    monkeypatch.setattr(optimizer, "LOSS_SCALE_GROWTH_STEPS", 3)
     engine = tiny_engine({"precision": "fp16"})
     bad = replace(random_batch(8), mix=np.full(8, np.inf, np.float32))
     scales = []
@@ -166,7 +166,7 @@ def test_a_fixed_loss_scale_stays_and_cancels() -> None:
         engine = tiny_engine({"precision": "fp16", "loss_scale": scale})
         engine.train_step(random_batch(8), 0.01)
         assert engine.state_dict().scalars == {"updates": 1}
-        momenta.append(engine.state_dict().momentum)
+        momenta.append(engine.state_dict().optimizer["momentum"])
     assert_close(*momenta, 2e-2)
 
 

@@ -15,6 +15,7 @@ from engines.contract import EngineContract
 from engines.networks import optim_and_loss, random_batch, tiny_spec
 from seresnext.config import EngineConfig, LossConfig, OptimConfig
 from seresnext.engines.base import Engine
+from seresnext.engines.common import smoothing_coefficients
 from seresnext.engines.torch import optimizer
 from seresnext.engines.torch.devices import resolve_device
 from seresnext.engines.torch.engine import TorchEngine
@@ -154,7 +155,7 @@ def test_reduced_precision_is_used() -> None:
 
 
 def test_loss_scale_follows_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizer, "_GROWTH_STEPS", 3)
+    monkeypatch.setattr(optimizer, "LOSS_SCALE_GROWTH_STEPS", 3)
     engine = tiny_engine({"precision": "fp16"})
     bad = replace(random_batch(8), mix=np.full(8, np.inf, np.float32))
     scales = []
@@ -195,13 +196,14 @@ def test_without_a_fused_kernel() -> None:
     """Devices that have none wait for the verdict and update tensor by tensor."""
     optim = {"clip_norm": 0.5, "nesterov": True}
     fused, waiting = tiny_engine(optim=optim), tiny_engine(optim=optim)
-    waiting._trainer.optimizer.use_fused(False)
+    waiting._step.optimizer.use_fused(False)
     np.testing.assert_allclose(losses(waiting), losses(fused), rtol=1e-4)
     before = waiting.state_dict()
     bad = replace(random_batch(8), mix=np.full(8, np.nan, np.float32))
     assert waiting.fetch(waiting.train_step(bad, 0.1))["finite"] == 0.0
     after = waiting.state_dict()
-    assert all((after.momentum[k] == v).all() for k, v in before.momentum.items())
+    momentum = after.optimizer["momentum"]
+    assert all((momentum[k] == v).all() for k, v in before.optimizer["momentum"].items())
     assert after.scalars == before.scalars == {"updates": 5}
 
 
@@ -265,7 +267,8 @@ def test_cross_entropy_against_torch(smoothing: float, off_target: bool) -> None
         others = (1 - one_hot) / 3 if off_target else torch.full_like(one_hot, 1 / 4)
         target += weight[:, None] * ((1 - smoothing) * one_hot + smoothing * others)
     expected = F.cross_entropy(logits, target, reduction="none")
-    ours = cross_entropy(logits, first, second, mix, smoothing, off_target)
+    loss = LossConfig(label_smoothing=smoothing, smoothing_off_target=off_target)
+    ours = cross_entropy(logits, (first, second), mix, smoothing_coefficients(loss, 4))
     torch.testing.assert_close(ours, expected)
 
 

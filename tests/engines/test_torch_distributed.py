@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines.contract import assert_same_bits
 from engines.networks import tiny_spec
 from engines.torch_rank import SCENARIOS, Outcome, run
 from seresnext.engines.base import EngineState
-from seresnext.engines.torch.distributed import World
+from seresnext.engines.common import World
+from seresnext.engines.torch.distributed import world_from_environment
 from seresnext.engines.torch.step import shards_per_rank
 from seresnext.errors import UserError
 from seresnext.model.init import init_weights
@@ -30,14 +32,14 @@ TESTS = Path(__file__).parent.parent
 
 @contextmanager
 def started(world: int, code: str) -> Iterator[list[subprocess.Popen]]:
-    """One Python process per rank, told of the others as torchrun does it; no thread variables."""
+    """One Python process per rank with the variables that torchrun sets, but OMP_NUM_THREADS."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     environment = {k: v for k, v in os.environ.items() if k not in threads}
     environment |= {
-        "PYTHONPATH": str(TESTS),
+        "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
         "WORLD_SIZE": str(world),
@@ -79,20 +81,14 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return run_world(4, names, tmp_path_factory.mktemp("four"))
 
 
-def assert_same_bits(a: EngineState, b: EngineState) -> None:
-    assert a.scalars == b.scalars
-    for part in ("model", "momentum", "ema"):
-        ours, theirs = getattr(a, part), getattr(b, part)
-        assert list(ours) == list(theirs)
-        differ = [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()]
-        assert not differ, f"{part}: {differ[:5]}"
+EVERYTHING = ("model", "optimizer.momentum", "ema")
 
 
 def assert_close(a: Outcome, b: Outcome, parts: tuple[str, ...], tolerance: float) -> None:
     for ours, theirs in zip(a.losses, b.losses, strict=True):
         assert ours == pytest.approx(theirs, rel=tolerance, abs=tolerance)
     for part in parts:
-        ours, theirs = getattr(a.state, part), getattr(b.state, part)
+        ours, theirs = a.state.groups()[part], b.state.groups()[part]
         for name, value in theirs.items():
             error = np.linalg.norm(ours[name] - value)
             assert error <= tolerance * (1 + np.linalg.norm(value)), (part, name, error)
@@ -114,7 +110,7 @@ def test_virtual_shards_give_the_same_bits_in_every_world(
 def test_the_comparison_of_bits_notices_one() -> None:
     one, other = run(SCENARIOS["shards4"]), run(SCENARIOS["shards4"])
     assert_same_bits(one.state, other.state)
-    value = other.state.momentum["fc.bias"]
+    value = other.state.optimizer["momentum"]["fc.bias"]
     value[0] = np.nextafter(value[0], np.float32(np.inf))
     with pytest.raises(AssertionError, match=r"fc\.bias"):
         assert_same_bits(one.state, other.state)
@@ -128,16 +124,16 @@ def test_ranks_hold_the_same_state(two: list[dict[str, Any]]) -> None:
 
 def test_gradients_and_statistics_are_averaged_over_ranks(two: list[dict[str, Any]]) -> None:
     """Two ranks are two shards: other code, equal up to rounding, masked rows included."""
-    assert_close(two[0]["plain"], run(SCENARIOS["shards2"]), ("model", "momentum", "ema"), 1e-4)
+    assert_close(two[0]["plain"], run(SCENARIOS["shards2"]), EVERYTHING, 1e-4)
 
 
 def test_accumulation_beside_ranks(two: list[dict[str, Any]]) -> None:
     """Two pieces on each of two ranks are four shards, but for the order of BN's averages."""
-    assert_close(two[0]["accumulate"], run(SCENARIOS["shards4"]), ("momentum",), 1e-4)
+    assert_close(two[0]["accumulate"], run(SCENARIOS["shards4"]), ("optimizer.momentum",), 1e-4)
 
 
 def test_sync_bn_sees_the_global_batch(two: list[dict[str, Any]]) -> None:
-    assert_close(two[0]["sync_bn"], run(SCENARIOS["sync_bn"]), ("model", "momentum", "ema"), 1e-4)
+    assert_close(two[0]["sync_bn"], run(SCENARIOS["sync_bn"]), EVERYTHING, 1e-4)
 
 
 @pytest.mark.parametrize("name", ["poison", "shards4_poison"])
@@ -185,9 +181,9 @@ def test_a_world_without_its_variables_is_refused(monkeypatch: pytest.MonkeyPatc
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"WORLD_SIZE is 2, but RANK, LOCAL_RANK.*torchrun"):
-        World.from_environment()
+        world_from_environment()
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert World.from_environment() == World(rank=0, size=1)
+    assert world_from_environment() == World(rank=0, size=1)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The seam between the training loop and a framework: an engine owns one whole step."""
+"""The interface between the training loop and a framework: an engine makes one whole step."""
 
 from __future__ import annotations
 
@@ -20,16 +20,34 @@ Tensors = dict[str, np.ndarray]
 
 @dataclass
 class EngineState:
-    """Everything an engine must restore to go on to the bit. Plain numpy, engine-neutral."""
+    """All that an engine restores to continue with the same bits. NumPy arrays, engine-neutral."""
 
     model: Tensors
     """Weights and BN running statistics."""
-    momentum: Tensors = field(default_factory=dict)
-    """SGD momentum by parameter name; empty before the first step."""
+    optimizer: dict[str, Tensors] = field(default_factory=dict)
+    """The optimizer's slots by name, each an array per trained parameter. SGD with momentum has
+    the slot `momentum`. Empty before the first update."""
     ema: Tensors = field(default_factory=dict)
     """Averaged weights and statistics; empty without EMA."""
     scalars: dict[str, float] = field(default_factory=dict)
     """`updates` (optimizer updates made), `loss_scale` and `good_steps` (dynamic scaling)."""
+
+    def groups(self) -> dict[str, Tensors]:
+        """Return the tensors as a checkpoint groups them: `model`, `ema`, `optimizer.SLOT`."""
+        slots = {f"optimizer.{slot}": tensors for slot, tensors in self.optimizer.items()}
+        return {"model": self.model, **slots, "ema": self.ema}
+
+    @classmethod
+    def from_groups(
+        cls, groups: Mapping[str, Tensors], scalars: Mapping[str, float]
+    ) -> EngineState:
+        """Return the state of a checkpoint's groups and its scalars."""
+        slots = {
+            group.removeprefix("optimizer."): tensors
+            for group, tensors in groups.items()
+            if group.startswith("optimizer.")
+        }
+        return cls(groups["model"], slots, groups.get("ema", {}), dict(scalars))
 
 
 @runtime_checkable
@@ -38,23 +56,23 @@ class Engine(Protocol):
 
     name: str
     device: str
-    """What it runs on, for people: "cpu (2 threads)", "cuda:0 NVIDIA H100"."""
+    """Description of the device: "cpu (2 threads)", "cuda:0 NVIDIA H100"."""
     threads: int
-    """Compute threads of a process on the CPU, whose number decides the last bits; 0 elsewhere."""
+    """Compute threads of this process on the CPU; the last bits depend on it. 0 elsewhere."""
     rank: int
     world_size: int
     spec: ModelSpec
 
     def train_step(self, batch: Batch, lr: float) -> Any:
-        """One update from one batch. Returns scalars that stay on the device; no waiting.
+        """Make one update from one batch; return scalars that stay on the device, without waiting.
 
-        If the loss or a gradient is not finite, nothing is updated: weights, momentum, BN
+        If the loss or a gradient is not finite, nothing is updated: weights, optimizer slots, BN
         statistics and EMA stay as they were.
         """
         ...
 
     def fetch(self, scalars: Any) -> dict[str, float]:
-        """Wait for a step and bring its scalars over: the only synchronisation.
+        """Wait for a step and return its scalars: the only synchronisation with the device.
 
         Keys: `loss` (mean over the rows of the global batch that carry an image), `top1` (share
         of rows whose largest logit is `labels`; training accuracy), `grad_norm` (global L2 before
@@ -63,26 +81,26 @@ class Engine(Protocol):
         ...
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, H, W, 3] -> float32 logits [N, K], by the EMA weights where there are any."""
+        """uint8 [N, H, W, 3] -> float32 logits [N, K], with the EMA weights if there are any."""
         ...
 
     def state_dict(self) -> EngineState:
-        """A copy of the state on the host. Every rank may call it; all hold the same."""
+        """Return a copy of the state on the host. It is the same on every rank."""
         ...
 
     def load_state_dict(self, state: EngineState) -> None:
-        """Restore. Names and shapes are checked strictly; UserError lists what differs."""
+        """Restore a state. Raises UserError that lists every name or shape that does not fit."""
         ...
 
     def all_sum(self, values: np.ndarray) -> np.ndarray:
-        """Sum float64 or int64 `values` over all ranks, in rank order; identity in a world of one.
+        """Return the sum of float64 or int64 `values` over all ranks, added in rank order.
 
-        The loop's only collective: evaluation sums, agreement to stop, barriers.
+        The only collective of the loop: sums of an evaluation, agreement to stop, barriers.
         """
         ...
 
     def close(self) -> None:
-        """Leave the process group, free the device. The engine is not used afterwards."""
+        """Leave the process group. The engine is not used afterwards."""
         ...
 
 
@@ -99,10 +117,10 @@ def create_engine(
     optim: OptimConfig | None = None,
     loss: LossConfig | None = None,
 ) -> Engine:
-    """Build the configured engine with these weights on its device.
+    """Return the configured engine on its device, with these weights.
 
-    Without `optim` it only predicts. The framework is imported here and nowhere else; UserError
-    names the extra to install when it is missing.
+    Without `optim` it only predicts; without `loss` it trains with the default one. The framework is imported here; if it is missing, UserError
+    names the extra to install.
     """
     module_name, class_name = _ENGINES[engine.name]
     try:
@@ -112,4 +130,5 @@ def create_engine(
             f"the {engine.name} engine cannot be loaded ({error}); "
             f"install it with: pip install 'seresnext[{engine.name}]'"
         ) from error
-    return getattr(module, class_name)(spec, weights, engine, optim, loss or LossConfig())
+    built: Engine = getattr(module, class_name)(spec, weights, engine, optim, loss)
+    return built

@@ -2,8 +2,8 @@
 
     RUN/checkpoints/step-00001234/
         model.safetensors       weights and BN statistics
-        momentum.safetensors    SGD momentum
         ema.safetensors         averaged weights (with EMA)
+        optimizer.SLOT.safetensors  state of the optimizer, such as optimizer.momentum
         state.json              step, config, classes, fingerprint, scalars, best metric
         manifest.json           SHA-256 and size of each file above
 
@@ -32,7 +32,8 @@ from ..errors import UserError
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-FORMAT = 1
+FORMAT = 2
+"""Format 1, of version 0.1, has `momentum.safetensors` in place of `optimizer.momentum`."""
 _NAME = re.compile(r"step-(\d{8,})")
 _TEMPORARY = ".saving-"
 MAX_JSON_BYTES = 64 << 20
@@ -47,7 +48,7 @@ class Checkpoint:
     """Steps done; the run goes on with step number `step`."""
     state: dict[str, Any]
     tensors: dict[str, dict[str, np.ndarray]]
-    """Group (`model`, `momentum`, `ema`) -> canonical name -> array."""
+    """Group (`model`, `ema`, `optimizer.SLOT`) -> canonical name -> array."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -144,8 +145,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         entries = {name: (str(e["sha256"]), int(e["bytes"])) for name, e in files.items()}
     except (KeyError, TypeError, ValueError):
         raise UserError(f"checkpoint {path}: {MANIFEST} is not a manifest") from None
-    if version != FORMAT:
-        raise UserError(f"checkpoint {path} has format {version}, this version reads {FORMAT}")
+    if version not in (1, FORMAT):
+        raise UserError(
+            f"checkpoint {path} has format {version}, this version reads 1 and {FORMAT}"
+        )
     contents: dict[str, bytes] = {}
     for name, (digest, size) in entries.items():
         if name != os.path.basename(name):
@@ -162,6 +165,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         state = json.loads(contents[STATE])
     except (SafetensorError, ValueError) as error:
         raise UserError(f"checkpoint {path} cannot be read: {error}") from None
+    if version == 1 and "momentum" in tensors:
+        tensors["optimizer.momentum"] = tensors.pop("momentum")
     return Checkpoint(step=int(step), state=state, tensors=tensors)
 
 

@@ -150,7 +150,7 @@ class Run:
                 self.plan.steps_per_epoch,
                 engine,
             ),
-            tensors={"model": state.model, "momentum": state.momentum, "ema": state.ema},
+            tensors=state.groups(),
         )
         self.saver.save(checkpoint, self.progress.best_step)
 
@@ -217,12 +217,7 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
             )
             progress = Progress.from_dict(checkpoint.state["progress"])
             engine.load_state_dict(
-                EngineState(
-                    model=checkpoint.tensors["model"],
-                    momentum=checkpoint.tensors.get("momentum", {}),
-                    ema=checkpoint.tensors.get("ema", {}),
-                    scalars=checkpoint.state["engine"]["scalars"],
-                )
+                EngineState.from_groups(checkpoint.tensors, checkpoint.state["engine"]["scalars"])
             )
             for remark in remarks:
                 reporter.message(remark)

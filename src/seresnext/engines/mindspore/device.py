@@ -1,7 +1,6 @@
-"""MindSpore's process-wide set-up: the device, its threads, its kernels, its chatter.
+"""MindSpore's process-wide set-up: device, threads, kernels, log level.
 
-Everything here holds for the whole process and is done once; the engine and the MindIR runtime
-share it.
+It applies to the whole process and is done once; the engine and the MindIR runtime share it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ try:
     import mindspore as ms
     from mindspore.device_context import ascend
     from mindspore.ops import operations as P
-except TypeError:  # by protobuf, of the code that MindSpore 2.7 to 2.9 generated
+except TypeError:  # protobuf's, about generated code in MindSpore 2.7 to 2.9
     raise UserError(
         "MindSpore before 2.10 cannot share a process with protobuf's C implementation "
         "(loaded by ONNX or TensorBoard); set PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python, or "
@@ -27,7 +26,7 @@ except TypeError:  # by protobuf, of the code that MindSpore 2.7 to 2.9 generate
     ) from None
 
 _ISA = "ONEDNN_MAX_CPU_ISA"
-"""Unknown to oneDNN 2.2 (MindSpore 2.7), which does better with AVX-512: 12 % faster steps."""
+"""oneDNN 2.2 (MindSpore 2.7) does not know this name; its steps are 12 % faster with AVX-512."""
 _threads = 0
 
 
@@ -38,12 +37,11 @@ def prepare(
     local_size: int = 1,
     what: str = "engine.device",
 ) -> str:
-    """Make `auto`, `cpu`, `ascend` or `ascend:N` the process's device; return `CPU` or `Ascend`.
+    """Set the process's device to `auto`, `cpu`, `ascend` or `ascend:N`; return `CPU` or `Ascend`.
 
     Without a number a process takes the Ascend device of its local rank; without `threads`,
-    `local_size` processes share the CPU's cores evenly. Raises UserError for an unknown name, an
-    absent device, or one that differs from what the process already uses; `what` is the option it
-    names.
+    `local_size` processes share the CPU's cores evenly. Raises UserError, naming the option `what`,
+    for an unknown name, an absent device, or one that differs from the process's present device.
     Ascend: written to MindSpore's documentation, not run on hardware.
     """
     kind, _, index = name.partition(":")
@@ -64,7 +62,7 @@ def prepare(
         else:
             ms.set_device("Ascend", int(index) if index else local_rank)
     except RuntimeError as error:
-        # Once something was computed, MindSpore refuses to be told even the device it is on.
+        # After a first computation MindSpore refuses every call, even for the device in use.
         if target != ms.get_context("device_target"):
             first_line = str(error).strip().splitlines()[0]
             raise UserError(
@@ -80,14 +78,14 @@ def prepare(
 
 
 def describe(target: str) -> str:
-    """For people: "cpu", "cpu (4 threads)", "ascend:0"."""
+    """Return a description: "cpu", "cpu (4 threads)", "ascend:0"."""
     if target == "CPU":
         return f"cpu ({_threads} threads)" if _threads else "cpu"
     return f"ascend:{ms.get_context('device_id')}"
 
 
 def threads_in_use(target: str) -> int:
-    """Compute threads of the process on the CPU, 0 on Ascend."""
+    """Return the number of compute threads of the process on the CPU, 0 on Ascend."""
     return (_threads or usable_cores()) if target == "CPU" else 0
 
 
@@ -104,13 +102,13 @@ def _set_threads(threads: int) -> None:
 
 
 def _choose_kernels() -> None:
-    """Hold oneDNN, MindSpore's library of CPU kernels, to AVX2 unless the user set it.
+    """Limit oneDNN, MindSpore's library of CPU kernels, to AVX2 unless the user has set its limit.
 
-    MindSpore passes plain NCHW tensors. For those oneDNN 3.10 has no AVX-512 kernel of a grouped,
-    strided or three-channel convolution and falls back to its reference loops: measured on a
-    2-core AMD EPYC, a training step of 16 images at 224 px takes 60-73 s, held to AVX2 7 s.
+    MindSpore passes plain NCHW tensors. For those oneDNN 3.10 has no AVX-512 kernel for grouped,
+    strided or three-channel convolutions and falls back to its reference loops: measured on a
+    2-core AMD EPYC, a training step of 16 images at 224 px takes 60-73 s, and 7 s with AVX2.
     oneDNN reads the variable at its first kernel, so it is set for that one only: PyTorch and
-    OpenVINO in the same process have copies of the library that do better with AVX-512.
+    OpenVINO in the same process have their own copies of the library, faster with AVX-512.
     """
     if _ISA in os.environ or "DNNL_MAX_CPU_ISA" in os.environ:
         return

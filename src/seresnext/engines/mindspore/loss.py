@@ -1,4 +1,4 @@
-"""From uint8 images to the loss: what a training step differentiates."""
+"""The function that a training step differentiates: uint8 images to the loss."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ...config import LossConfig
+from ..common import smoothing_coefficients
 from .network import SEResNeXt
 
 
@@ -28,33 +29,25 @@ class Normalise(nn.Cell):
 
 
 class TrainingLoss(nn.Cell):
-    """One piece of a batch -> sum of its rows' losses, and how many rows are right.
+    """One piece of a batch -> sum of its rows' losses, and the number of correct rows.
 
-    A row's target is `mix` on `labels` and `1 - mix` on `mixed_labels`; of that, `smoothing` is
-    spread over all K classes (arXiv:1512.00567, section 7), or with `off_target` over the K - 1
-    others. Both are linear in the target, so they apply to the mixture as a whole.
+    A row's target is `mix` on `labels` and `1 - mix` on `mixed_labels`, smoothed.
     """
 
     def __init__(self, network: SEResNeXt, normalise: Normalise, loss: LossConfig) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
         self.normalise = normalise
-        self.classes = network.classes
-        smoothing = loss.label_smoothing
-        if loss.smoothing_off_target:
-            self.off = smoothing / max(self.classes - 1, 1)
-            self.on = 1 - smoothing - self.off
-        else:
-            self.off = smoothing / self.classes
-            self.on = 1 - smoothing
+        self.classes = network.arch.num_classes
+        self.on, self.off = smoothing_coefficients(loss, self.classes)
         self.one = Tensor(1.0, ms.float32)
         self.zero = Tensor(0.0, ms.float32)
 
     def construct(  # type: ignore[no-untyped-def]
         self, images, labels, mixed_labels, mix, mask, drop_path=None, dropout=None
     ):
-        """Fields of `Batch` and of `draw_noise` -> (loss sum, rows whose largest logit is the
-        label), both float32 scalars over the rows that carry an image."""
+        """Fields of `Batch` and of `draw_noise` -> (loss sum, number of rows whose largest logit is
+        the label), both float32 scalars over the rows that carry an image."""
         logits = self.network(self.normalise(images), drop_path, dropout, True)
         log_p = ops.log_softmax(logits, 1)
         first = ops.one_hot(labels, self.classes, self.one, self.zero)
@@ -63,5 +56,5 @@ class TrainingLoss(nn.Cell):
         target = (first * mix + second * (1 - mix)) * self.on + self.off
         rows = -(target * log_p).sum(1)
         loss = ops.select(mask, rows, ops.zeros_like(rows)).sum()
-        right = ops.logical_and(ops.argmax(logits, 1) == labels, mask)
-        return loss, right.astype(ms.float32).sum()
+        correct = ops.logical_and(ops.argmax(logits, 1) == labels, mask)
+        return loss, correct.astype(ms.float32).sum()

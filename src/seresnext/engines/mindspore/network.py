@@ -1,7 +1,7 @@
 """The SE-ResNeXt family in MindSpore: names, order and outputs of the PyTorch engine's network.
 
-`tests/engines/test_parity.py` holds the two against each other; the family itself is described
-in `model/architecture.py`.
+`tests/engines/test_parity.py` compares the two; the family itself is described in
+`model/architecture.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import operations as P
 
 from ...model.architecture import BN_EPS, BN_MOMENTUM, Architecture, Block, is_buffer
+from .parameters import to_arrays
 from .pointwise import LARGE, Pointwise
 from .reductions import Gate, mean_over_pixels
 from .sync_bn import SyncBatchNorm
@@ -24,23 +25,23 @@ _cast, _reshape = P.Cast(), P.Reshape()
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a network computes; equal weights give equal outputs but for rounding."""
+    """How a network computes; it changes outputs by rounding only."""
 
     half: ms.Type = ms.float32
-    """Of convolutions and matrix products: float32, float16, bfloat16."""
+    """Type of convolutions and matrix products: float32, float16, bfloat16."""
     half_batch_norm: bool = False
-    """Compute BN in that type too, instead of in float32."""
+    """Compute BN in that type too, instead of float32."""
     bn_ranks: int = 1
-    """Above 1, BN takes its batch statistics over so many ranks."""
+    """Above 1, BN takes its batch statistics over this many ranks."""
     on_cpu: bool = True
-    """Train with what is fast there: see pointwise.py."""
+    """Train with the operators that are fast there: see pointwise.py."""
 
 
 class SEResNeXt(nn.Cell):
     """Stem, four stages of bottlenecks, global average pool, classifier.
 
-    `tensors` holds every parameter under its canonical name, BN statistics included. `prefix` keeps
-    the names of two networks in one graph apart.
+    `tensors` holds every parameter under its canonical name, BN statistics included. Two networks
+    in one graph need parameter names with different prefixes.
     """
 
     def __init__(
@@ -52,8 +53,8 @@ class SEResNeXt(nn.Cell):
     ) -> None:
         super().__init__()
         arithmetic = arithmetic or Arithmetic()
+        self.arch, self.arithmetic = arch, arithmetic
         self.half = arithmetic.half
-        self.classes = arch.num_classes
         self.tensors = {
             name: Parameter(Tensor(array), name=name, requires_grad=not is_buffer(name))
             for name, array in weights.items()
@@ -73,14 +74,18 @@ class SEResNeXt(nn.Cell):
         )
         self.fc = layers.linear("fc")
         for name, tensor in self.tensors.items():
-            tensor.name = prefix + name  # the cells they were given to have renamed them
+            tensor.name = prefix + name  # the cells above have renamed it
+
+    def copy(self, prefix: str) -> SEResNeXt:
+        """Return a copy of the network whose parameters' names have this prefix."""
+        return SEResNeXt(self.arch, to_arrays(self.tensors), self.arithmetic, prefix)
 
     def construct(self, x, drop_path=None, dropout=None, training=False):  # type: ignore[no-untyped-def]
         """Normalised images float32 [B, 3, H, W], H and W at least 32 -> logits float32 [B, K].
 
-        `drop_path` [B, blocks] and `dropout` [B, num_features] are the factors that
-        `model.noise.draw_noise` drew; None is no noise. `training`, a constant of the graph,
-        makes BN use and record the batch's statistics.
+        `drop_path` [B, blocks] and `dropout` [B, num_features] are the factors drawn by
+        `model.noise.draw_noise`; None is no noise. `training`, a constant of the graph, makes BN
+        use and record the batch's statistics.
         """
         x = _cast(x, self.half)
         for layer in self.stem:
@@ -114,7 +119,7 @@ class Bottleneck(nn.Cell):
             first, stride = 0, block.stride
             if arch.downsample == "avg":
                 # `same` pads an odd side by one at its end and leaves the padding out of the
-                # mean: ceil_mode without count_include_pad, in torch's words.
+                # mean: torch's ceil_mode without count_include_pad.
                 self.pool = P.AvgPool(2, 2, "same") if stride > 1 else None
                 first, stride = 1, 1
             self.downsample = layers.conv_bn(
@@ -159,7 +164,7 @@ class ConvBN(nn.Cell):
         if arithmetic.on_cpu and kernel == 1 and weight.size >= LARGE:
             self.training_conv = Pointwise(weight, stride)
         self.normalise = P.BatchNorm(is_training=False, epsilon=BN_EPS)
-        # The statistics take the unbiased variance of the batch, as torch's do.
+        # The statistics take the unbiased variance of the batch, as in torch.
         self.normalise_batch = P.BatchNorm(is_training=True, epsilon=BN_EPS, momentum=BN_MOMENTUM)
         if arithmetic.bn_ranks > 1:
             self.normalise_batch = SyncBatchNorm(arithmetic.bn_ranks)
@@ -192,7 +197,7 @@ class MaxPool(nn.Cell):
     def __init__(self, padding: str) -> None:
         super().__init__(auto_prefix=False)
         self.same = P.MaxPool(3, 2, "same") if padding == "same" else None
-        # The two-dimensional operator knows no padding of 1 on every side.
+        # The two-dimensional operator cannot pad by 1 on every side.
         self.padded = P.MaxPool3D((1, 3, 3), (1, 2, 2), "pad", (0, 0, 1, 1, 1, 1))
 
     def construct(self, x):  # type: ignore[no-untyped-def]

@@ -1,10 +1,10 @@
-"""1x1 convolutions with large kernels, as fast as the CPU can.
+"""1x1 convolutions with large kernels, in the form that is fastest on the CPU.
 
-oneDNN's kernel for plain NCHW tensors multiplies image by image. With few pixels to an image the
-kernel is read again and again for next to nothing, and the gradient of the input is slow where
-kernels have a thousand rows, a power of two apart. Measured forward and backward, in CPU time of
-2 cores: 2048 -> 1024 channels at 1x1, 52 ms as a convolution and 8 ms as a product (batch 32);
-1024 -> 2048 at 7x7, 155 and 82 ms (batch 16); 1024 -> 512 at 14x14, 118 ms as a convolution,
+oneDNN's kernel for plain NCHW tensors multiplies image by image. With few pixels per image the
+convolution's weights are read again for every few multiplications, and the gradient of the input is
+slow where weights have a thousand rows, a power of two apart. Measured forward and backward, in CPU
+time of 2 cores: 2048 -> 1024 channels at 1x1, 52 ms as a convolution and 8 ms as a product (batch
+32); 1024 -> 2048 at 7x7, 155 and 82 ms (batch 16); 1024 -> 512 at 14x14, 118 ms as a convolution,
 101 ms as a product, 72 ms with the gradient below.
 """
 
@@ -15,7 +15,7 @@ from mindspore.ops import operations as P
 from mindspore.ops.operations import _grad_ops as G
 
 LARGE = 512 * 1024
-"""Weights from which on a kernel is large."""
+"""A kernel of this many weights or more is large."""
 _FEW_PIXELS = 64
 
 _reshape, _transpose = P.Reshape(), P.Transpose()
@@ -45,7 +45,7 @@ class Pointwise(nn.Cell):
 
 
 class _Convolution(nn.Cell):
-    """A 1x1 convolution that takes the gradient of its input by another one, forward."""
+    """A 1x1 convolution whose input gradient is another convolution's forward pass."""
 
     def __init__(self, outputs: int, inputs: int) -> None:
         super().__init__(auto_prefix=False)

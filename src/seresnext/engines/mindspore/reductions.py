@@ -1,8 +1,8 @@
 """Sums over pixels as matrix products.
 
-MindSpore's ReduceSum and ReduceMean over the two last axes run at a few per cent of the memory's
-speed on the CPU; a product with a vector of ones gives the same sums 5 to 8 times as fast, forward
-and backward.
+MindSpore's ReduceSum and ReduceMean over the last two axes reach a few per cent of the memory
+bandwidth on the CPU; a product with a vector of ones gives the same sums 5 to 8 times as fast,
+forward and backward.
 """
 
 from __future__ import annotations

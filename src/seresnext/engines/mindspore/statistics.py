@@ -1,4 +1,4 @@
-"""BN statistics that can be put back: a step overwrites them before it is known to be good."""
+"""BN statistics that can be restored: a step overwrites them before it is known to be finite."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .network import SEResNeXt
 
 
 class Statistics(nn.Cell):
-    """A network's BN statistics, and beside each of them that of the last good step."""
+    """A network's BN statistics, and a copy of them after the last finite step."""
 
     def __init__(self, network: SEResNeXt) -> None:
         super().__init__(auto_prefix=False)
@@ -20,13 +20,13 @@ class Statistics(nn.Cell):
         self.map = ops.HyperMap()
 
     def keep(self):  # type: ignore[no-untyped-def]
-        """Take the network's as good. Also outside a graph, after loading."""
+        """Copy those of the network. Also called outside a graph, after loading."""
         self.map(ops.assign, self.kept, self.present)
 
     def restore(self):  # type: ignore[no-untyped-def]
-        """Put the last good ones back into the network."""
+        """Copy the kept ones back into the network."""
         self.map(ops.assign, self.present, self.kept)
 
     def load(self, values):  # type: ignore[no-untyped-def]
-        """Put these, a tuple, into the network."""
+        """Copy the tuple `values` into the network."""
         self.map(ops.assign, self.present, values)

@@ -15,7 +15,7 @@ _cast = P.Cast()
 class SyncBatchNorm(nn.Cell):
     """Training-mode BN over the batches of `ranks` ranks, which must be of equal size.
 
-    Called as `P.BatchNorm` is. MindSpore's own has no kernel for the CPU.
+    Has the signature of `P.BatchNorm`. MindSpore's own has no CPU kernel.
     """
 
     def __init__(self, ranks: int) -> None:

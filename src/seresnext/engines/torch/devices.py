@@ -1,9 +1,10 @@
-"""Which device computes, what to call it, and how arrays get there."""
+"""The device of a rank: its choice, its settings, and copies of arrays to it."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,18 +13,34 @@ from torch import Tensor
 from ...config import EngineConfig
 from ...errors import UserError
 from ...machine import usable_cores
+from ..common import World
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 _CHOICES = "auto, cpu, cuda, cuda:N, npu, npu:N or mps"
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and how one rank computes."""
+
+    device: torch.device
+    world: World
+    config: EngineConfig
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The type of convolutions and matrix products; None is float32."""
+        return _AUTOCAST[self.config.precision]
 
 
 def resolve_device(
     name: str, local_rank: int = 0, local_world: int = 1, what: str = "engine.device"
 ) -> torch.device:
-    """The device `name` asks for; one per local rank where several processes share a machine.
+    """Return the device for `name`; one per local rank where several processes share a machine.
 
-    Raises UserError for an unknown name, an absent device, or an index given beside several
-    processes (each has its own); `what` is the option that it names.
+    Raises UserError, naming the option `what`, for an unknown name, an absent device, or an index
+    given for several processes (each has its own).
     """
     kind, _, index = name.partition(":")
     if kind == "auto":
@@ -54,8 +71,8 @@ def _count(kind: str) -> int:
         return torch.cuda.device_count()
     if kind == "mps":
         return int(torch.backends.mps.is_available())
-    npu = getattr(torch, "npu", None)  # torch_npu puts it there when torch is imported
-    return npu.device_count() if npu is not None and npu.is_available() else 0
+    npu = getattr(torch, "npu", None)  # torch_npu adds it when torch is imported
+    return int(npu.device_count()) if npu is not None and npu.is_available() else 0
 
 
 def _absence(kind: str) -> str:
@@ -67,7 +84,7 @@ def _absence(kind: str) -> str:
 
 
 def describe(device: torch.device) -> str:
-    """For people: "cpu (2 threads)", "cuda:0 NVIDIA H100"."""
+    """Return a description such as "cpu (2 threads)" or "cuda:0 NVIDIA H100"."""
     if device.type == "cpu":
         threads = torch.get_num_threads()
         return f"cpu ({threads} thread{'s' if threads > 1 else ''})"
@@ -78,9 +95,9 @@ def describe(device: torch.device) -> str:
 
 
 def prepare(device: torch.device, config: EngineConfig, local_world: int) -> None:
-    """Process-wide settings of PyTorch that the configuration implies."""
+    """Apply the process-wide settings of PyTorch that the configuration implies."""
     threads = config.threads or (1 if config.virtual_shards else 0)
-    if not threads and local_world > 1:  # torchrun asks for 1, whatever the machine has
+    if not threads and local_world > 1:  # torchrun sets 1, whatever the machine has
         threads = max(usable_cores() // local_world, 1)
     if threads:
         torch.set_num_threads(threads)
@@ -89,18 +106,18 @@ def prepare(device: torch.device, config: EngineConfig, local_world: int) -> Non
     if device.type in ("cuda", "npu"):
         getattr(torch, device.type).set_device(device)
     if device.type == "cuda":
-        # Shapes never change in training, so trying the algorithms once pays.
+        # Shapes never change in training, so measuring the algorithms once pays off.
         torch.backends.cudnn.benchmark = True
         # fp32 means fp32: TensorFloat-32 keeps 10 bits of the mantissa. For speed there is bf16.
         torch.backends.cudnn.allow_tf32 = False
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks for the next step instead of handing them to the kernel.
+    """Make glibc keep freed blocks for the next step instead of returning them to the kernel.
 
-    It maps every large block anew, and the kernel clears it page by page: at batch 16 and 224 px
-    that was 670,000 page faults and a fifth of the CPU time of each training step. It costs up to
-    a fifth more memory, in gaps between blocks.
+    By default it maps every large block anew, and the kernel clears it page by page: at batch 16
+    and 224 px that was 670,000 page faults and a fifth of the CPU time of each training step.
+    Keeping them costs up to a fifth more memory, in gaps between blocks.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -110,20 +127,20 @@ def _keep_freed_memory() -> None:
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """The array as a tensor of the CPU that shares its memory where it can."""
-    # PyTorch warns of an array that is read-only; such a one is copied.
+    """Return the array as a CPU tensor that shares its memory where possible."""
+    # PyTorch warns about read-only arrays, so those are copied.
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 class Upload:
-    """Copies arrays to the device; on CUDA beside the computation, on a stream of its own."""
+    """Copies arrays to the device; on CUDA in parallel with computation, on its own stream."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
-        """The arrays as tensors of the same type; on the CPU they share memory."""
+        """Return the arrays as tensors of the same type; on the CPU they share memory."""
         tensors = {k: as_tensor(v) for k, v in arrays.items()}
         if self._stream is None:
             return {k: v.to(self.device) for k, v in tensors.items()}
@@ -134,5 +151,5 @@ class Upload:
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self._stream)
         for tensor in uploaded.values():
-            tensor.record_stream(current)  # its memory is not reused before this stream is done
+            tensor.record_stream(current)  # keeps its memory until this stream is done with it
         return uploaded

@@ -10,25 +10,23 @@ from torch import Tensor
 
 from ...batch import Batch
 from ...config import EngineConfig, LossConfig, OptimConfig
-from ...errors import UserError
-from ...model.architecture import is_buffer, weight_shapes
+from ...model.architecture import weight_shapes
 from ...model.saved_model import check_tensors
 from ...model.spec import ModelSpec
 from ..base import EngineState
-from .devices import describe, prepare, resolve_device
-from .distributed import World
-from .flat import Flat
+from ..common import all_sum, check_state, step_metrics
+from .devices import Setup, describe, prepare, resolve_device
+from .distributed import broadcast, gather, join, leave, world_from_environment
+from .flat import NetworkTensors
 from .loss import Normalise, TrainingLoss
 from .network import attach, empty_network
 from .predictor import Predictor
-from .step import Trainer
+from .step import TrainingStep
 from .sync_bn import synchronise
-
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchEngine:
-    """One network on one device (of a world), with its optimizer unless it only predicts.
+    """One network on one device (of a world), with its training state unless it only predicts.
 
     Started by torchrun, it is one rank of the run and takes the device of its local rank.
     """
@@ -46,132 +44,69 @@ class TorchEngine:
         self.spec = spec
         self._shapes = weight_shapes(spec.architecture)
         check_tensors(self._shapes, weights, "the starting weights")
-        self._world = World.from_environment()
-        self.rank, self.world_size = self._world.rank, self._world.size
-        self._device = resolve_device(engine.device, self._world.local_rank, self._world.local_size)
-        prepare(self._device, engine, self._world.local_size)
-        self.threads = torch.get_num_threads() if self._device.type == "cpu" else 0
-        self._world.join(self._device)
-        self.device = describe(self._device)
-        self._autocast = _AUTOCAST[engine.precision]
+        self._world = world = world_from_environment()
+        self.rank, self.world_size = world.rank, world.size
+        device = resolve_device(engine.device, world.local_rank, world.local_size)
+        prepare(device, engine, world.local_size)
+        self.threads = torch.get_num_threads() if device.type == "cpu" else 0
+        join(world, device)
+        self.device = describe(device)
+        setup = Setup(device, world, engine)
 
-        trained = {k: v for k, v in self._shapes.items() if not is_buffer(k)}
-        measured = {k: v for k, v in self._shapes.items() if is_buffer(k)}
-        self._weights = Flat(trained, self._device, engine.channels_last)
-        self._statistics = Flat(measured, self._device, engine.channels_last)
-        for flat in (self._weights, self._statistics):
-            flat.load(weights)
-            self._world.broadcast(flat.buffer)
-        self._network = empty_network(spec.architecture)
-        if engine.sync_bn and self.world_size > 1:
-            synchronise(self._network, self._device)
-        attach(self._network, {**self._weights.views, **self._statistics.views})
-        normalise = Normalise(spec.input.mean, spec.input.std, self._device, engine.channels_last)
-        self._trainer: Trainer | None = None
+        self._tensors = NetworkTensors(self._shapes, device, engine.channels_last)
+        self._tensors.load(weights)
+        for buffer in self._tensors.buffers:
+            broadcast(buffer, world)
+        network = empty_network(spec.architecture)
+        if engine.sync_bn and world.size > 1:
+            synchronise(network, device)
+        attach(network, self._tensors.views)
+        normalise = Normalise(spec.input.mean, spec.input.std, device, engine.channels_last)
+        self._step: TrainingStep | None = None
         if optim is not None:
-            training_loss = TrainingLoss(
-                self._network, normalise, loss or LossConfig(), self._autocast
-            )
-            self._trainer = Trainer(
-                training_loss, self._weights, self._statistics, engine, optim, self._world
-            )
-        self._predictor = Predictor(
-            spec.architecture, normalise, engine, self._autocast, self._device
-        )
+            function = TrainingLoss(network, normalise, loss or LossConfig(), setup.autocast)
+            self._step = TrainingStep(self._tensors, function, optim, setup)
+        self._predictor = Predictor(spec.architecture, normalise, setup)
         self._predictor_is_stale = True
-
-    # Training ----------------------------------------------------------------------------
 
     def train_step(self, batch: Batch, lr: float) -> Tensor:
-        """One update. The returned scalars stay on the device until `fetch`."""
-        assert self._trainer is not None, "an engine without `optim` only predicts"
+        """Make one update. The returned scalars stay on the device until `fetch`."""
+        assert self._step is not None, "an engine without `optim` only predicts"
         self._predictor_is_stale = True
-        return self._trainer.step(batch, lr)
+        return self._step(batch, lr)
 
     def fetch(self, scalars: Tensor) -> dict[str, float]:
-        """`loss`, `top1`, `grad_norm`, `finite` of a step; waits for it."""
-        loss, rows, right, norm, finite = scalars.tolist()
-        rows = max(rows, 1.0)
-        return {"loss": loss / rows, "top1": right / rows, "grad_norm": norm, "finite": finite}
-
-    # Prediction --------------------------------------------------------------------------
+        """Wait for a step; return its `loss`, `top1`, `grad_norm`, `finite`."""
+        return step_metrics(scalars.tolist())
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, H, W, 3] -> float32 logits [N, K], any N; by the average where there is one."""
+        """uint8 [N, H, W, 3] -> float32 logits [N, K], any N; with the average if there is one."""
         if self._predictor_is_stale:
-            average = self._trainer.average if self._trainer is not None else None
-            weights, statistics = average.averages if average else (self._weights, self._statistics)
-            self._predictor.refresh(weights.views | statistics.views)
+            tensors = self._tensors if self._step is None else self._step.averaged
+            self._predictor.refresh(tensors.views)
             self._predictor_is_stale = False
         return self._predictor(images)
 
-    # State -------------------------------------------------------------------------------
-
     def state_dict(self) -> EngineState:
-        """A copy of the state on the host, in canonical names and order."""
-        state = EngineState(model=self._ordered(self._weights, self._statistics))
-        if self._trainer is None:
-            return state
-        optimizer, average = self._trainer.optimizer, self._trainer.average
-        state.scalars["updates"] = float(optimizer.updates)
-        if optimizer.dynamic:
-            state.scalars["loss_scale"] = float(optimizer.loss_scale)
-            state.scalars["good_steps"] = float(optimizer.good_steps)
-        if optimizer.momentum is not None and state.scalars["updates"] > 0:
-            state.momentum = optimizer.momentum.arrays()
-        if average is not None:
-            state.ema = self._ordered(*average.averages)
-        return state
+        """Return a copy of the state on the host, in canonical names and order."""
+        if self._step is None:
+            return EngineState(self._tensors.arrays())
+        return self._step.state_dict()
 
     def load_state_dict(self, state: EngineState) -> None:
-        """Restore what `state_dict` gave, here or on another engine; strict about names."""
+        """Restore a state of this or another engine. Raises UserError if it does not fit."""
+        takes_average = self._step is None or self._step.average is not None
+        check_state(state, self._shapes, takes_average)
         self._predictor_is_stale = True
-        check_tensors(self._shapes, state.model, "the checkpoint's weights")
-        if state.ema:
-            check_tensors(self._shapes, state.ema, "the checkpoint's averaged weights")
-        if state.momentum:
-            check_tensors(self._weights.shapes, state.momentum, "the checkpoint's momentum")
-        model = state.model
-        if self._trainer is None and state.ema:
-            model = state.ema
-        for flat in (self._weights, self._statistics):
-            flat.load(model)
-        if self._trainer is not None:
-            self._load_training(self._trainer, state)
-
-    def _load_training(self, trainer: Trainer, state: EngineState) -> None:
-        optimizer, average = trainer.optimizer, trainer.average
-        optimizer.updates.fill_(int(state.scalars.get("updates", 0)))
-        if optimizer.dynamic and "loss_scale" in state.scalars:
-            optimizer.loss_scale.fill_(state.scalars["loss_scale"])
-            optimizer.good_steps.fill_(int(state.scalars["good_steps"]))
-        if optimizer.momentum is not None:
-            optimizer.momentum.buffer.zero_()
-            if state.momentum:
-                optimizer.momentum.load(state.momentum)
-        if average is not None:
-            average.restart()
-            if state.ema:
-                for flat in average.averages:
-                    flat.load(state.ema)
-        elif state.ema:
-            raise UserError(
-                "the checkpoint holds averaged weights, but optim.ema_decay is 0; set it to "
-                "the value of the run that wrote the checkpoint"
-            )
-
-    def _ordered(self, *flats: Flat) -> dict[str, np.ndarray]:
-        arrays: dict[str, np.ndarray] = {}
-        for flat in flats:
-            arrays.update(flat.arrays())
-        return {name: arrays[name] for name in self._shapes}
-
-    # World -------------------------------------------------------------------------------
+        if self._step is None:
+            self._tensors.load(state.ema or state.model)
+        else:
+            self._step.load_state_dict(state)
 
     def all_sum(self, values: np.ndarray) -> np.ndarray:
-        """Sum float64 or int64 values over all ranks, in rank order."""
-        return self._world.all_sum(values)
+        """Return the sum of float64 or int64 values over all ranks, added in rank order."""
+        return all_sum(values, lambda row: gather(torch.tensor(row), self._world).numpy())
 
     def close(self) -> None:
         """Leave the process group."""
-        self._world.leave()
+        leave(self._world)

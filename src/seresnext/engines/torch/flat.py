@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...model.architecture import is_buffer
+
 _ALIGN = 16
-"""Tensors start at multiples of 16 floats: a cache line, and what vector loads want."""
+"""Tensors start at multiples of 16 floats: a cache line, and the alignment of vector loads."""
 
 
 class Flat:
-    """Float32 tensors as views of one buffer: averaging, comparing, sending it moves all.
+    """Float32 tensors as views of one buffer: one operation averages, compares or sends them all.
 
-    Kernels lie in memory as the convolutions read them: channels last if asked for.
+    Convolution kernels lie in memory as the convolutions read them: channels last if asked for.
     """
 
     def __init__(
@@ -38,19 +40,48 @@ class Flat:
         }
 
     def like(self) -> Flat:
-        """Zeros in the same layout."""
+        """Return zeros in the same layout."""
         return Flat(self.shapes, self.device, self.channels_last)
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Copy arrays of these names in; others are left out."""
+        """Copy the arrays of these names; others are ignored."""
         for name, view in self.views.items():
             view.copy_(torch.tensor(arrays[name]))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """A copy on the host, in C order."""
+        """Return a copy on the host, in C order."""
         host = self.buffer.cpu()
         on_host = Flat(self.shapes, host.device, self.channels_last, host)
         return {k: np.array(v.numpy(), order="C", copy=True) for k, v in on_host.views.items()}
+
+
+class NetworkTensors:
+    """A network's weights and its BN statistics, each kind in one buffer."""
+
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], device: torch.device, channels_last: bool
+    ) -> None:
+        trained = {name: shape for name, shape in shapes.items() if not is_buffer(name)}
+        measured = {name: shape for name, shape in shapes.items() if is_buffer(name)}
+        self.shapes = shapes
+        self.weights = Flat(trained, device, channels_last)
+        self.statistics = Flat(measured, device, channels_last)
+        self.buffers = (self.weights.buffer, self.statistics.buffer)
+        self.views = self.weights.views | self.statistics.views
+
+    def like(self) -> NetworkTensors:
+        """Return zeros in the same layout."""
+        return NetworkTensors(self.shapes, self.weights.device, self.weights.channels_last)
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Copy arrays of all names."""
+        self.weights.load(arrays)
+        self.statistics.load(arrays)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return a copy on the host, in canonical order."""
+        arrays = self.weights.arrays() | self.statistics.arrays()
+        return {name: arrays[name] for name in self.shapes}
 
 
 def _strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:

@@ -1,4 +1,5 @@
-"""From uint8 images to the loss: what a training step differentiates, and `torch.compile` sees."""
+"""The function that a training step differentiates and `torch.compile` compiles: uint8 images to
+the loss."""
 
 from __future__ import annotations
 
@@ -9,33 +10,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...config import LossConfig
+from ..common import Smoothing, smoothing_coefficients
 from .network import SEResNeXt
 
 
 def cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    mixed_labels: Tensor,
-    mix: Tensor,
-    smoothing: float,
-    off_target: bool,
+    logits: Tensor, labels: tuple[Tensor, Tensor], mix: Tensor, smoothing: Smoothing
 ) -> Tensor:
-    """Cross-entropy of every row, [B, K] -> [B], against its smoothed, mixed target.
+    """Return the cross-entropy of every row, [B, K] -> [B], against its smoothed, mixed target.
 
-    A row's target is `mix` on `labels` and `1 - mix` on `mixed_labels`; of that, `smoothing` is
-    spread over all K classes (arXiv:1512.00567, section 7), or with `off_target` over the K - 1
-    others. Both are linear in the target, so they apply to the mixture as a whole.
+    A row's target is `mix` on the first label and `1 - mix` on the second, smoothed.
     """
     log_p = F.log_softmax(logits, 1)
-    first = log_p.gather(1, labels.long()[:, None])[:, 0]
-    second = log_p.gather(1, mixed_labels.long()[:, None])[:, 0]
+    first, second = (log_p.gather(1, k.long()[:, None])[:, 0] for k in labels)
     target = mix * first + (1 - mix) * second
-    if smoothing == 0:
+    if smoothing.off == 0:
         return -target
-    classes = logits.shape[1]
-    off = smoothing / max(classes - 1, 1) if off_target else smoothing / classes
-    on = 1 - smoothing - off if off_target else 1 - smoothing
-    return -(on * target + off * log_p.sum(1))
+    return -(smoothing.on * target + smoothing.off * log_p.sum(1))
 
 
 class Normalise(nn.Module):
@@ -64,7 +55,7 @@ class Normalise(nn.Module):
 
 
 class TrainingLoss(nn.Module):
-    """One piece of a batch -> sum of its rows' losses, and how many rows are right."""
+    """One piece of a batch -> sum of its rows' losses, and the number of correct rows."""
 
     def __init__(
         self,
@@ -74,11 +65,8 @@ class TrainingLoss(nn.Module):
         autocast: torch.dtype | None,
     ) -> None:
         super().__init__()
-        self.network = network
-        self.normalise = normalise
-        self.smoothing = loss.label_smoothing
-        self.off_target = loss.smoothing_off_target
-        self.autocast = autocast
+        self.network, self.normalise, self.autocast = network, normalise, autocast
+        self.smoothing = smoothing_coefficients(loss, network.arch.num_classes)
 
     def forward(
         self,
@@ -90,12 +78,12 @@ class TrainingLoss(nn.Module):
         drop_path: Tensor | None = None,
         dropout: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Fields of `Batch` and of `draw_noise` -> (loss sum, rows whose largest logit is the
-        label), both float32 scalars over the rows that carry an image."""
+        """Fields of `Batch` and of `draw_noise` -> (loss sum, number of rows whose largest logit is
+        the label), both float32 scalars over the rows that carry an image."""
         device = images.device.type
         with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
             logits = self.network(self.normalise(images), drop_path, dropout)
         logits = logits.float()
-        rows = cross_entropy(logits, labels, mixed_labels, mix, self.smoothing, self.off_target)
+        rows = cross_entropy(logits, (labels, mixed_labels), mix, self.smoothing)
         correct = (logits.argmax(1) == labels) & mask
         return torch.where(mask, rows, 0.0).sum(), correct.float().sum()

@@ -19,7 +19,7 @@ from ...model.architecture import BN_EPS, BN_MOMENTUM, Architecture, Block, is_b
 class SEResNeXt(nn.Module):
     """Stem, four stages of bottlenecks, global average pool, classifier.
 
-    Random by construction: give it weights with `attach`, or build it with `load_network`.
+    Its initial weights are torch's: set them with `attach`, or build it with `load_network`.
     """
 
     def __init__(self, arch: Architecture) -> None:
@@ -63,13 +63,14 @@ class SEResNeXt(nn.Module):
         features = x.mean((2, 3))
         if dropout is not None:
             features = features * dropout
-        return self.fc(features)
+        logits: Tensor = self.fc(features)
+        return logits
 
     def _max_pool(self, x: Tensor) -> Tensor:
         if self.arch.max_pool == "torch":
             return F.max_pool2d(x, 3, 2, 1)
-        # TensorFlow's `same`: an even side is padded by one at its end, which `ceil_mode` does
-        # (what lies outside never wins); an odd side by one at both ends.
+        # TensorFlow's `same`: an even side is padded by one at its end, as `ceil_mode` does
+        # (padding is never the maximum); an odd side by one at both ends.
         return F.max_pool2d(x, 3, 2, (x.shape[2] % 2, x.shape[3] % 2), ceil_mode=True)
 
 
@@ -117,14 +118,14 @@ class SqueezeExcitation(nn.Module):
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """BN without `num_batches_tracked`, which counts for nothing at a fixed momentum."""
+    """BN without `num_batches_tracked`, which a fixed momentum does not use."""
     bn = nn.BatchNorm2d(channels, BN_EPS, BN_MOMENTUM)
     bn.num_batches_tracked = None
     return bn
 
 
 def _downsample(block: Block, arch: Architecture) -> nn.Sequential:
-    """The shortcut of a stage's first block; positions give timm's names."""
+    """Return the shortcut of a stage's first block; the layers' positions are timm's names."""
     layers: list[nn.Module] = []
     stride = block.stride
     if arch.downsample == "avg":
@@ -137,7 +138,7 @@ def _downsample(block: Block, arch: Architecture) -> nn.Sequential:
 
 
 def attach(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Make these tensors the network's parameters and buffers, without copying."""
+    """Use these tensors as the network's parameters and buffers, without copying."""
     for name, tensor in tensors.items():
         path, _, leaf = name.rpartition(".")
         owner = network.get_submodule(path)
@@ -148,13 +149,13 @@ def attach(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def empty_network(arch: Architecture) -> SEResNeXt:
-    """The network without storage, for `attach`."""
+    """Return the network without storage, for `attach`."""
     with torch.device("meta"):
         return SEResNeXt(arch)
 
 
 def load_network(arch: Architecture, weights: Mapping[str, np.ndarray]) -> SEResNeXt:
-    """The network in evaluation mode with a copy of canonical weights, on the CPU."""
+    """Return the network in evaluation mode on the CPU, with a copy of canonical weights."""
     network = empty_network(arch)
     attach(network, {name: torch.tensor(array) for name, array in weights.items()})
     return network.eval()

@@ -1,41 +1,64 @@
-"""One update of the weights: SGD, clipping, loss scale, averaging, none of it waiting."""
+"""One update of the weights: SGD, clipping, loss scale, averaging; the host never waits for it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...config import EngineConfig, OptimConfig
 from ...model.architecture import decays
-from .flat import Flat
+from ..common import FIRST_LOSS_SCALE, LOSS_SCALE_GROWTH_STEPS
+from .flat import Flat, NetworkTensors
 
-_FIRST_SCALE = 65536.0
-_GROWTH_STEPS = 2000
-"""Dynamic loss scaling as in arXiv:1710.03740, section 3.2: halved when a gradient overflows,
-doubled after 2000 updates without (torch.amp.GradScaler's numbers)."""
+
+@dataclass(frozen=True)
+class Rule:
+    """How weights follow gradients: an optimizer of `torch.optim` that has a fused kernel."""
+
+    create: Callable[..., torch.optim.Optimizer]
+    """Called with parameter groups, `lr` and `fused`."""
+    slots: dict[str, str]
+    """Slot of `EngineState.optimizer` -> its key in the optimizer's state of a parameter. A slot
+    of zeros must be equivalent to none, as before the first update."""
+
+
+def create_rule(optim: OptimConfig) -> Rule:
+    """Return the configured rule; another optimizer is another branch here."""
+    sgd = partial(
+        torch.optim.SGD,
+        momentum=optim.momentum,
+        nesterov=optim.nesterov,
+        weight_decay=optim.weight_decay,
+    )
+    return Rule(sgd, {"momentum": "momentum_buffer"} if optim.momentum else {})
 
 
 class Optimizer:
-    """SGD with momentum over a network's parameters.
+    """A rule applied to a network's parameters, with clipping and a loss scale.
 
-    A step with a loss or gradient that is not finite changes nothing but the loss scale. That is
-    decided on the device: the host learns of it when it fetches the step's scalars.
+    A step whose loss or gradient is not finite changes nothing but the loss scale. That is decided
+    on the device: the host sees it when it fetches the step's scalars.
     """
 
     def __init__(
         self,
         weights: Flat,
-        parameters: dict[str, torch.nn.Parameter],
+        parameters: Mapping[str, nn.Parameter],
         optim: OptimConfig,
         engine: EngineConfig,
     ) -> None:
-        self.optim = optim
-        self.parameters = parameters
-        self.momentum = weights.like() if optim.momentum else None
+        self.parameters, self.clip_norm = parameters, optim.clip_norm
+        self.rule = create_rule(optim)
+        self.slots = {slot: weights.like() for slot in self.rule.slots}
         self.updates = torch.zeros((), dtype=torch.int64, device=weights.device)
         self.scaled = engine.precision == "fp16"
         self.dynamic = self.scaled and engine.loss_scale == 0
-        scale = (engine.loss_scale or _FIRST_SCALE) if self.scaled else 1.0
+        scale = (engine.loss_scale or FIRST_LOSS_SCALE) if self.scaled else 1.0
         self.loss_scale = torch.tensor(scale, device=weights.device)
         self.good_steps = torch.zeros((), dtype=torch.int64, device=weights.device)
         self.use_fused(weights.device.type in ("cpu", "cuda"))
@@ -44,85 +67,92 @@ class Optimizer:
         """Choose between the kernel that reads and writes each tensor once, and can be told on
         the device to do nothing, and plain operations, for which the host waits to know."""
         self.fused = fused
-        self.sgd = self._sgd()
-
-    def _sgd(self) -> torch.optim.SGD:
-        groups: list[dict] = [
-            {"params": [p for p in self.parameters.values() if decays(p.shape)]},
-            {
-                "params": [p for p in self.parameters.values() if not decays(p.shape)],
-                "weight_decay": 0.0,
-            },
+        parameters = self.parameters.values()
+        groups = [
+            {"params": [p for p in parameters if decays(p.shape)]},
+            {"params": [p for p in parameters if not decays(p.shape)], "weight_decay": 0.0},
         ]
-        sgd = torch.optim.SGD(
-            groups,
-            lr=0.0,
-            momentum=self.optim.momentum,
-            nesterov=self.optim.nesterov,
-            weight_decay=self.optim.weight_decay,
-            fused=self.fused,
-        )
-        if self.momentum is not None:
-            # From zeros v = momentum * 0 + g, which is also what SGD's first step does; but its
-            # own first step would leave v undefined if it were told to do nothing.
+        self.inner = self.rule.create(groups, lr=0.0, fused=fused)
+        # From zeros v = momentum * 0 + g, which is also what SGD's first step does; but its own
+        # first step would leave v undefined if it were told to do nothing.
+        for slot, key in self.rule.slots.items():
             for name, parameter in self.parameters.items():
-                sgd.state[parameter]["momentum_buffer"] = self.momentum.views[name]
-        return sgd
+                self.inner.state[parameter][key] = self.slots[slot].views[name]
 
     def step(self, lr: float, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Update from the parameters' `.grad`, which is multiplied by `loss_scale`.
 
-        Returns (`finite` bool, global L2 norm of the gradient before clipping), both scalars on
-        the device. `loss` only says whether it is finite.
+        Returns (`finite` bool, global L2 norm of the gradient before clipping, 0 without
+        clipping), both scalars on the device. `loss` is only tested for being finite.
         """
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) / self.loss_scale
+        norm = nn.utils.get_total_norm(gradients) / self.loss_scale
         finite = torch.isfinite(norm) & torch.isfinite(loss)
         divisor = self.loss_scale if self.scaled else None
-        if self.optim.clip_norm:
-            divisor = self.loss_scale / (self.optim.clip_norm / norm).clamp(max=1.0)
-        for group in self.sgd.param_groups:
+        if self.clip_norm:
+            divisor = self.loss_scale / (self.clip_norm / norm).clamp(max=1.0)
+        for group in self.inner.param_groups:
             group["lr"] = lr
         if self.fused:
-            self.sgd.grad_scale = divisor  # type: ignore[attr-defined]
-            self.sgd.found_inf = (~finite).float()  # type: ignore[attr-defined]
-            self.sgd.step()
+            self.inner.grad_scale = divisor  # type: ignore[attr-defined]
+            self.inner.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self.inner.step()
         elif bool(finite):
             if divisor is not None:
                 for gradient in gradients:
                     gradient.div_(divisor)
-            self.sgd.step()
+            self.inner.step()
         self.updates += finite
         if self.dynamic:
             self._rescale(finite)
-        return finite, norm
+        return finite, norm if self.clip_norm else torch.zeros_like(norm)
 
     def _rescale(self, finite: Tensor) -> None:
         good = self.good_steps + 1
-        grow = good == _GROWTH_STEPS
+        grow = good == LOSS_SCALE_GROWTH_STEPS
         factor = torch.where(finite, torch.where(grow, 2.0, 1.0), 0.5)
         self.loss_scale *= factor
         self.good_steps.copy_(torch.where(finite & ~grow, good, 0))
+
+    def state_dict(self) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, float]]:
+        """Return `EngineState.optimizer` and `EngineState.scalars`."""
+        scalars = {"updates": float(self.updates)}
+        if self.dynamic:
+            scalars["loss_scale"] = float(self.loss_scale)
+            scalars["good_steps"] = float(self.good_steps)
+        slots = {slot: flat.arrays() for slot, flat in self.slots.items()}
+        return slots if scalars["updates"] > 0 else {}, scalars
+
+    def load_state_dict(
+        self, slots: Mapping[str, Mapping[str, np.ndarray]], scalars: Mapping[str, float]
+    ) -> None:
+        """Restore what `state_dict` returned; what is missing starts anew."""
+        self.updates.fill_(int(scalars.get("updates", 0)))
+        if self.dynamic and "loss_scale" in scalars:
+            self.loss_scale.fill_(scalars["loss_scale"])
+            self.good_steps.fill_(int(scalars["good_steps"]))
+        for slot, flat in self.slots.items():
+            flat.buffer.zero_()
+            if slot in slots:
+                flat.load(slots[slot])
 
 
 class Average:
     """Exponential moving average of weights and BN statistics."""
 
-    def __init__(self, weights: Flat, statistics: Flat, decay: float) -> None:
-        self.sources = (weights, statistics)
-        self.averages = (weights.like(), statistics.like())
-        self.decay = decay
+    def __init__(self, source: NetworkTensors, decay: float) -> None:
+        self.source, self.tensors, self.decay = source, source.like(), decay
         self.restart()
 
     def restart(self) -> None:
-        """Begin at the present weights."""
-        for average, source in zip(self.averages, self.sources, strict=True):
-            average.buffer.copy_(source.buffer)
+        """Start from the present weights."""
+        for average, source in zip(self.tensors.buffers, self.source.buffers, strict=True):
+            average.copy_(source)
 
     def update(self, updates: Tensor, finite: Tensor) -> None:
         """Move towards the weights after update number `updates` (the first is 1), by a decay of
         min(decay, (1 + updates) / (10 + updates)); not at all if it was not `finite`."""
         decay = ((1 + updates) / (10 + updates)).clamp(max=self.decay)
         weight = torch.where(finite, 1 - decay, 0.0)
-        for average, source in zip(self.averages, self.sources, strict=True):
-            average.buffer.lerp_(source.buffer, weight)
+        for average, source in zip(self.tensors.buffers, self.source.buffers, strict=True):
+            average.lerp_(source, weight)

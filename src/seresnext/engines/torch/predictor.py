@@ -1,4 +1,4 @@
-"""The network as it predicts: every BN folded into the convolution before it."""
+"""The network for prediction: every BN folded into the convolution before it."""
 
 from __future__ import annotations
 
@@ -8,31 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...config import EngineConfig
 from ...model.architecture import BN_EPS, Architecture, weight_shapes
-from .devices import Upload
+from .devices import Setup, Upload
 from .flat import Flat
 from .loss import Normalise
 from .network import attach, empty_network
 
 
 class Predictor:
-    """uint8 images -> logits, by folded weights of its own that follow others on `refresh`.
+    """uint8 images -> logits, with a folded copy of the weights that `refresh` replaces.
 
-    In evaluation a BN multiplies and shifts each channel by constants; folded into the kernel
-    and a bias, that costs nothing, where by itself it reads and writes the whole activation.
+    In evaluation a BN multiplies and shifts each channel by constants. Folded into the kernel and
+    a bias, that costs nothing; on its own it reads and writes the whole activation.
     """
 
-    def __init__(
-        self,
-        arch: Architecture,
-        normalise: Normalise,
-        engine: EngineConfig,
-        autocast: torch.dtype | None,
-        device: torch.device,
-    ) -> None:
-        self.arch, self.normalise, self.autocast, self.device = arch, normalise, autocast, device
-        self.upload = Upload(device)
+    def __init__(self, arch: Architecture, normalise: Normalise, setup: Setup) -> None:
+        self.arch, self.normalise, self.setup = arch, normalise, setup
+        self.upload = Upload(setup.device)
         self.pairs = _convolution_of_bn(arch)
         shapes = {}
         for name, shape in weight_shapes(arch).items():
@@ -41,19 +33,19 @@ class Predictor:
                 shapes[name] = shape
             elif part == "bias":
                 shapes[f"{self.pairs[layer]}.bias"] = shape
-        self.weights = Flat(shapes, device, engine.channels_last)
+        self.weights = Flat(shapes, setup.device, setup.config.channels_last)
         network = empty_network(arch)
         for bn in self.pairs:
             parent, _, child = bn.rpartition(".")
             network.get_submodule(parent).add_module(child, nn.Identity())
         attach(network, self.weights.views)
         self.network = network.eval()
-        if engine.compile:
+        if setup.config.compile:
             self.network.compile()
 
     @torch.no_grad()
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over canonical weights and BN statistics."""
+        """Copy and fold canonical weights and BN statistics."""
         folded = self.weights.views
         for name, view in folded.items():
             if name in tensors:
@@ -70,13 +62,15 @@ class Predictor:
         if len(images) == 0:
             return np.zeros((0, self.arch.num_classes), np.float32)
         pixels = self.upload({"images": images})["images"]
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+        autocast, device = self.setup.autocast, self.setup.device.type
+        with torch.autocast(device, autocast, enabled=autocast is not None):
             logits = self.network(self.normalise(pixels))
-        return logits.float().cpu().numpy()
+        array: np.ndarray = logits.float().cpu().numpy()
+        return array
 
 
 def _convolution_of_bn(arch: Architecture) -> dict[str, str]:
-    """Name of each BN -> name of its convolution, which stands just before it."""
+    """Return name of each BN -> name of its convolution, which is the layer before it."""
     pairs, convolution = {}, ""
     for name, shape in weight_shapes(arch).items():
         layer, _, part = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""One training step: pieces of a batch forward and backward, reduction over ranks, update."""
+"""One training step: forward and backward of the pieces of a batch, reduction, update."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ...batch import Batch
-from ...config import EngineConfig, OptimConfig
+from ...config import OptimConfig
 from ...errors import UserError
-from ...model.architecture import Architecture
 from ...model.noise import draw_noise
-from .devices import Upload
-from .distributed import World
-from .flat import Flat
+from ..base import EngineState
+from .devices import Setup, Upload
+from .distributed import all_reduce
+from .flat import NetworkTensors
 from .loss import TrainingLoss
 from .optimizer import Average, Optimizer
 from .shards import Shards
@@ -27,81 +27,79 @@ _BUFFERS_STAY: dict[str, Any] = {
     # BN statistics are averaged over ranks, not sent from rank 0; renamed in PyTorch 2.13.
     next(k for k in ("forward_sync_buffers", "broadcast_buffers") if k in _DDP_OPTIONS): False
 }
-_PIXELS_AND_LABELS = ("images", "labels", "mixed_labels", "mix", "mask")
+_BATCH_FIELDS = ("images", "labels", "mixed_labels", "mix", "mask")
 
 
-class Trainer:
-    """Loss, gradients and optimizer of one rank; the weights belong to the engine."""
+class TrainingStep:
+    """One rank's training state (weights, BN statistics, optimizer, average) and its update."""
 
     def __init__(
-        self,
-        loss: TrainingLoss,
-        weights: Flat,
-        statistics: Flat,
-        engine: EngineConfig,
-        optim: OptimConfig,
-        world: World,
+        self, tensors: NetworkTensors, loss: TrainingLoss, optim: OptimConfig, setup: Setup
     ) -> None:
-        self.arch: Architecture = loss.network.arch
-        self.statistics, self.world, self.optim = statistics, world, optim
-        self.upload = Upload(weights.device)
+        """`tensors` are those of the network in `loss`, equal on all ranks."""
+        self.arch = loss.network.arch
+        self.tensors, self.world = tensors, setup.world
+        self.upload = Upload(setup.device)
         parameters = dict(loss.network.named_parameters())
-        self.optimizer = Optimizer(weights, parameters, optim, engine)
-        self.average = Average(weights, statistics, optim.ema_decay) if optim.ema_decay else None
-        if engine.compile:
+        self.optimizer = Optimizer(tensors.weights, parameters, optim, setup.config)
+        self.average = Average(tensors, optim.ema_decay) if optim.ema_decay else None
+        if setup.config.compile:
             loss.compile(dynamic=False)
         self.loss: nn.Module = loss
         self.shards: Shards | None = None
         self.parts = optim.accumulate
-        if engine.virtual_shards:
-            self.parts = shards_per_rank(engine.virtual_shards, world.size)
-            self.shards = Shards(loss.network, weights, statistics, world)
-        elif world.size > 1:
-            device = weights.device
+        if setup.config.virtual_shards:
+            self.parts = shards_per_rank(setup.config.virtual_shards, setup.world.size)
+            self.shards = Shards(loss.network, tensors, setup.world)
+        elif setup.world.size > 1:
             self.loss = nn.parallel.DistributedDataParallel(
                 loss,
-                device_ids=None if device.type == "cpu" else [device],
+                device_ids=None if setup.device.type == "cpu" else [setup.device],
                 init_sync=False,  # the engine has sent the weights
                 gradient_as_bucket_view=True,
                 **_BUFFERS_STAY,
             )
 
-    def step(self, batch: Batch, lr: float) -> Tensor:
-        """One update. Returns [loss sum, rows, right rows, gradient norm, finite] over the global
-        batch, float32 on the device."""
+    def __call__(self, batch: Batch, lr: float) -> Tensor:
+        """Make one update. Returns [loss sum, rows, correct rows, gradient norm, finite] over the
+        global batch, float32 on the device."""
         self.loss.train()
         rows = self.upload({"mask": batch.mask})["mask"].sum(dtype=torch.float32)
-        rows = self.world.all_reduce(rows)
-        before = self.statistics.buffer.clone()
+        rows = all_reduce(rows, self.world)
         factor = self.optimizer.loss_scale / rows.clamp(min=1)
+        statistics = self.tensors.statistics.buffer
+        before = statistics.clone()
         if self.shards is not None:
             sums = self.shards.backward(self._pieces(batch), self.loss, factor, before)
         else:
-            sums = self._backward(batch, factor)
+            sums = self._reduce(self._backward(batch, factor))
         finite, norm = self.optimizer.step(lr, sums[0])
-        torch.where(finite, self.statistics.buffer, before, out=self.statistics.buffer)
+        torch.where(finite, statistics, before, out=statistics)
         if self.average is not None:
             self.average.update(self.optimizer.updates, finite)
-        if not self.optim.clip_norm:
-            norm = torch.zeros_like(norm)
         return torch.stack([sums[0], rows, sums[1], norm, finite.float()])
 
     def _backward(self, batch: Batch, factor: Tensor) -> Tensor:
-        """Leave the gradient of the global loss in `.grad`; [loss sum, right rows] of all ranks."""
-        self.optimizer.sgd.zero_grad(set_to_none=True)
+        """Leave the gradient of the global loss in `.grad`, reduced over ranks with the last
+        piece; return [loss sum, correct rows] of this rank."""
+        self.optimizer.inner.zero_grad(set_to_none=True)
         sums = torch.zeros(2, device=factor.device)
         for number, piece in enumerate(self._pieces(batch)):
             with nullcontext() if number == self.parts - 1 else self._no_reduction():
-                loss, right = self.loss(**piece)
+                loss, correct = self.loss(**piece)
                 # Times the world's size, because DistributedDataParallel averages over it.
                 (loss * (factor * self.world.size)).backward()
-            sums += torch.stack([loss.detach(), right])
+            sums += torch.stack([loss.detach(), correct])
+        return sums
+
+    def _reduce(self, sums: Tensor) -> Tensor:
+        """Average the BN statistics over ranks and return `sums` over all ranks, in one message."""
         if self.world.size == 1:
             return sums
-        everything = torch.cat([self.statistics.buffer / self.world.size, sums])
-        self.world.all_reduce(everything)
-        self.statistics.buffer.copy_(everything[:-2])
-        return everything[-2:]
+        statistics = self.tensors.statistics.buffer
+        message = all_reduce(torch.cat([statistics / self.world.size, sums]), self.world)
+        statistics.copy_(message[:-2])
+        return message[-2:]
 
     def _no_reduction(self) -> AbstractContextManager[None]:
         if isinstance(self.loss, nn.parallel.DistributedDataParallel):
@@ -109,7 +107,7 @@ class Trainer:
         return nullcontext()
 
     def _pieces(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
-        """The batch on the device, piece by piece, each with noise of its own."""
+        """Yield the batch piece by piece on the device, each with its own noise."""
         if len(batch) % self.parts:
             raise UserError(
                 f"run.batch_size: {len(batch)} images on each process cannot be cut into "
@@ -117,12 +115,35 @@ class Trainer:
             )
         for piece in batch.split(self.parts):
             noise = draw_noise(self.arch, len(piece), piece.seed)
-            fields = {name: getattr(piece, name) for name in _PIXELS_AND_LABELS}
+            fields = {name: getattr(piece, name) for name in _BATCH_FIELDS}
             yield self.upload({**fields, **noise})
+
+    # State -------------------------------------------------------------------------------
+
+    @property
+    def averaged(self) -> NetworkTensors:
+        """The tensors to predict with: the average if there is one."""
+        return self.tensors if self.average is None else self.average.tensors
+
+    def state_dict(self) -> EngineState:
+        """Return a copy on the host."""
+        slots, scalars = self.optimizer.state_dict()
+        ema = {} if self.average is None else self.average.tensors.arrays()
+        return EngineState(self.tensors.arrays(), slots, ema, scalars)
+
+    def load_state_dict(self, state: EngineState) -> None:
+        """Restore a state that `check_state` has accepted; a missing average starts anew."""
+        self.tensors.load(state.model)
+        self.optimizer.load_state_dict(state.optimizer, state.scalars)
+        if self.average is not None:
+            self.average.restart()
+            if state.ema:
+                self.average.tensors.load(state.ema)
 
 
 def shards_per_rank(shards: int, world: int) -> int:
-    """How many virtual shards one rank computes; UserError if they cannot be dealt evenly."""
+    """Return how many virtual shards one rank computes. Raises UserError if the shards cannot be
+    divided evenly."""
     if shards % world:
         raise UserError(
             f"engine.virtual_shards: {shards} shards cannot be dealt to {world} processes; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 
 def synchronise(network: nn.Module, device: torch.device) -> None:
-    """Replace every BN of a network that has no weights yet by one that asks all ranks."""
+    """Replace every BN of a network without storage by one over all ranks."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
@@ -18,9 +19,9 @@ def synchronise(network: nn.Module, device: torch.device) -> None:
 
 
 def _synchronised(bn: nn.BatchNorm2d, device: torch.device) -> nn.Module:
-    # torch's own has fused kernels, but none for the CPU.
     if device.type != "cpu":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(bn)
+        convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
+        return convert(bn)
     with torch.device("meta"):
         synced = CpuSyncBatchNorm(bn.num_features, bn.eps, bn.momentum)
     synced.num_batches_tracked = None
@@ -28,7 +29,10 @@ def _synchronised(bn: nn.BatchNorm2d, device: torch.device) -> nn.Module:
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """BN over the batches of all ranks, which must be of equal size."""
+    """BN over the batches of all ranks, which must be of equal size.
+
+    For `engine.sync_bn` on several CPU ranks: torch's own has no CPU kernel.
+    """
 
     running_mean: Tensor
     running_var: Tensor
@@ -39,10 +43,11 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         world = dist.get_world_size()
+        over_ranks: Callable[[Tensor], Tensor] = _SumOverRanks.apply
         # Mean first, then the variance around it: E[x^2] - E[x]^2 would cancel in float32.
-        mean = _SumOverRanks.apply(x.float().mean((0, 2, 3))) / world
+        mean = over_ranks(x.float().mean((0, 2, 3))) / world
         centred = x.float() - mean[:, None, None]
-        variance = _SumOverRanks.apply(centred.square().mean((0, 2, 3))) / world
+        variance = over_ranks(centred.square().mean((0, 2, 3))) / world
         with torch.no_grad():
             count = world * x.numel() / x.shape[1]
             self.running_mean.lerp_(mean, self.momentum)
