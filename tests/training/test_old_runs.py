@@ -22,7 +22,7 @@ from seresnext.runtimes.base import create_runtime
 from seresnext.training.checkpoint import MANIFEST
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "run-0.1.0.tar.xz"
-RENAMED: dict[str, str] = {}
+RENAMED = {"--optim.label-smoothing": "--loss.label-smoothing"}
 
 
 @pytest.fixture

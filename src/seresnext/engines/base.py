@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
+from numpy.typing import NDArray
 
 from ..batch import Batch
 from ..config import EngineConfig, LossConfig, OptimConfig
 from ..errors import UserError
 from ..model.spec import ModelSpec
 
-Tensors = dict[str, np.ndarray]
+Tensors = dict[str, NDArray[Any]]
 """Canonical name -> float32 array, in the order of `model.architecture.weight_shapes`."""
 
 
@@ -80,7 +80,7 @@ class Engine(Protocol):
         """
         ...
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, H, W, 3] -> float32 logits [N, K], with the EMA weights if there are any."""
         ...
 
@@ -92,7 +92,7 @@ class Engine(Protocol):
         """Restore a state. Raises UserError that lists every name or shape that does not fit."""
         ...
 
-    def all_sum(self, values: np.ndarray) -> np.ndarray:
+    def all_sum(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the sum of float64 or int64 `values` over all ranks, added in rank order.
 
         The only collective of the loop: sums of an evaluation, agreement to stop, barriers.
@@ -112,15 +112,15 @@ _ENGINES = {
 
 def create_engine(
     spec: ModelSpec,
-    weights: Mapping[str, np.ndarray],
+    weights: Mapping[str, NDArray[Any]],
     engine: EngineConfig,
     optim: OptimConfig | None = None,
     loss: LossConfig | None = None,
 ) -> Engine:
     """Return the configured engine on its device, with these weights.
 
-    Without `optim` it only predicts; without `loss` it trains with the default one. The framework is imported here; if it is missing, UserError
-    names the extra to install.
+    Without `optim` it only predicts; without `loss` it trains with the default loss. The framework
+    is imported here; if it is missing, UserError names the extra to install.
     """
     module_name, class_name = _ENGINES[engine.name]
     try:

@@ -6,9 +6,10 @@ import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config import LossConfig
 from ..errors import UserError
@@ -43,7 +44,7 @@ def ordered_sum(rows: Iterable[Array]) -> Array:
     return functools.reduce(operator.add, rows)
 
 
-def all_sum(values: np.ndarray, gather: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def all_sum(values: NDArray[Any], gather: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
     """Return the sum of float64 or int64 `values` over all ranks, with the same bits on each.
 
     `gather` takes the values of this rank, [n], and returns those of all ranks, [ranks, n], in

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor, communication, nn, ops
 from mindspore.ops import operations as P
+from numpy.typing import NDArray
 
 from ..common import World
 
@@ -38,7 +40,7 @@ def leave(world: World) -> None:
         communication.release()
 
 
-def from_first(arrays: dict[str, np.ndarray], world: World) -> dict[str, np.ndarray]:
+def from_first(arrays: dict[str, NDArray[Any]], world: World) -> dict[str, NDArray[Any]]:
     """Return rank 0's float32 arrays, on every rank."""
     if world.size == 1:
         return arrays
@@ -48,12 +50,12 @@ def from_first(arrays: dict[str, np.ndarray], world: World) -> dict[str, np.ndar
     return {k: p.reshape(a.shape) for (k, a), p in zip(arrays.items(), parts, strict=True)}
 
 
-def gather(row: np.ndarray, world: World) -> np.ndarray:
+def gather(row: NDArray[Any], world: World) -> NDArray[Any]:
     """float64 or int64 [n] -> [size, n]: every rank's row, in rank order, on every rank."""
     if world.size == 1:
         return row[None]
     # Sent as int32: on the CPU, AllGather of int64 keeps the low half only (MindSpore 2.10).
-    rows: np.ndarray = P.AllGather()(Tensor(row.view(np.int32))).asnumpy()
+    rows: NDArray[Any] = P.AllGather()(Tensor(row.view(np.int32))).asnumpy()
     return np.reshape(rows.view(row.dtype), (world.size, -1))
 
 

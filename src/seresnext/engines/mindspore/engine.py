@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .device import describe, prepare, threads_in_use  # first: it silences MindSpore's import
 
@@ -41,7 +43,7 @@ class MindSporeEngine:
     def __init__(
         self,
         spec: ModelSpec,
-        weights: Mapping[str, np.ndarray],
+        weights: Mapping[str, NDArray[Any]],
         engine: EngineConfig,
         optim: OptimConfig | None = None,
         loss: LossConfig | None = None,
@@ -95,11 +97,11 @@ class MindSporeEngine:
         """Wait for a step; return its `loss`, `top1`, `grad_norm`, `finite`."""
         return step_metrics(scalars.asnumpy().tolist())
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, H, W, 3] -> float32 logits [N, K], any N; with the average if there is one."""
         if len(images) == 0:
             return np.zeros((0, self.spec.architecture.num_classes), np.float32)
-        logits: np.ndarray = self._predict(Tensor(images)).asnumpy()
+        logits: NDArray[Any] = self._predict(Tensor(images)).asnumpy()
         return logits
 
     def state_dict(self) -> EngineState:
@@ -117,7 +119,7 @@ class MindSporeEngine:
         else:
             self._step.load_state_dict(state)
 
-    def all_sum(self, values: np.ndarray) -> np.ndarray:
+    def all_sum(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the sum of float64 or int64 values over all ranks, added in rank order."""
         return all_sum(values, lambda row: gather(row, self._world))
 

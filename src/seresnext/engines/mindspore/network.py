@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import operations as P
+from numpy.typing import NDArray
 
 from ...model.architecture import BN_EPS, BN_MOMENTUM, Architecture, Block, is_buffer
 from .parameters import to_arrays
@@ -47,7 +48,7 @@ class SEResNeXt(nn.Cell):
     def __init__(
         self,
         arch: Architecture,
-        weights: Mapping[str, np.ndarray],
+        weights: Mapping[str, NDArray[Any]],
         arithmetic: Arithmetic | None = None,
         prefix: str = "",
     ) -> None:

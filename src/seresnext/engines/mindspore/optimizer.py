@@ -7,11 +7,12 @@ slowly.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import operations as P
+from numpy.typing import NDArray
 
 from ...config import EngineConfig, OptimConfig
 from ...model.architecture import decays
@@ -137,7 +138,7 @@ class Optimizer(nn.Cell):
         go_on = ops.logical_and(finite, ops.logical_not(grow))
         ops.assign(self.good_steps, good * go_on.astype(ms.int32))
 
-    def save(self) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, float]]:
+    def save(self) -> tuple[dict[str, dict[str, NDArray[Any]]], dict[str, float]]:
         """Return `EngineState.optimizer` and `EngineState.scalars`."""
         scalars = {"updates": float(self.updates.asnumpy())}
         if self.dynamic:
@@ -147,7 +148,7 @@ class Optimizer(nn.Cell):
         return slots if scalars["updates"] > 0 else {}, scalars
 
     def load(
-        self, slots: Mapping[str, Mapping[str, np.ndarray]], scalars: Mapping[str, float]
+        self, slots: Mapping[str, Mapping[str, NDArray[Any]]], scalars: Mapping[str, float]
     ) -> None:
         """Restore what `save` returned, after the network; what is missing starts anew."""
         self.statistics.keep()

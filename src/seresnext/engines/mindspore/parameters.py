@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
+from numpy.typing import NDArray
 
 
 def zeros(name: str, shape: tuple[int, ...]) -> Parameter:
@@ -14,12 +16,12 @@ def zeros(name: str, shape: tuple[int, ...]) -> Parameter:
     return Parameter(np.zeros(shape, np.float32), name=name, requires_grad=False)
 
 
-def to_arrays(parameters: Mapping[str, Parameter]) -> dict[str, np.ndarray]:
+def to_arrays(parameters: Mapping[str, Parameter]) -> dict[str, NDArray[Any]]:
     """Return copies."""
     return {name: parameter.asnumpy().copy() for name, parameter in parameters.items()}
 
 
-def load_arrays(parameters: Mapping[str, Parameter], arrays: Mapping[str, np.ndarray]) -> None:
+def load_arrays(parameters: Mapping[str, Parameter], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Copy the arrays of these names into the parameters."""
     for name, parameter in parameters.items():
         # Not `set_data`: a graph that has run keeps using the memory it had.

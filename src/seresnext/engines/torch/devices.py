@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import platform
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...config import EngineConfig
@@ -76,7 +78,7 @@ def _count(kind: str) -> int:
 
 
 def _absence(kind: str) -> str:
-    if kind == "cuda" and not torch.backends.cuda.is_built():
+    if kind == "cuda" and torch.version.cuda is None:
         return f"this PyTorch ({torch.__version__}) is built without CUDA"
     if kind == "npu" and not hasattr(torch, "npu"):
         return "torch_npu is not installed"
@@ -126,7 +128,7 @@ def _keep_freed_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def as_tensor(array: np.ndarray) -> Tensor:
+def as_tensor(array: NDArray[Any]) -> Tensor:
     """Return the array as a CPU tensor that shares its memory where possible."""
     # PyTorch warns about read-only arrays, so those are copied.
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
@@ -139,7 +141,7 @@ class Upload:
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def __call__(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    def __call__(self, arrays: dict[str, NDArray[Any]]) -> dict[str, Tensor]:
         """Return the arrays as tensors of the same type; on the CPU they share memory."""
         tensors = {k: as_tensor(v) for k, v in arrays.items()}
         if self._stream is None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...batch import Batch
@@ -36,7 +37,7 @@ class TorchEngine:
     def __init__(
         self,
         spec: ModelSpec,
-        weights: Mapping[str, np.ndarray],
+        weights: Mapping[str, NDArray[Any]],
         engine: EngineConfig,
         optim: OptimConfig | None = None,
         loss: LossConfig | None = None,
@@ -79,7 +80,7 @@ class TorchEngine:
         """Wait for a step; return its `loss`, `top1`, `grad_norm`, `finite`."""
         return step_metrics(scalars.tolist())
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, H, W, 3] -> float32 logits [N, K], any N; with the average if there is one."""
         if self._predictor_is_stale:
             tensors = self._tensors if self._step is None else self._step.averaged
@@ -103,7 +104,7 @@ class TorchEngine:
         else:
             self._step.load_state_dict(state)
 
-    def all_sum(self, values: np.ndarray) -> np.ndarray:
+    def all_sum(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the sum of float64 or int64 values over all ranks, added in rank order."""
         return all_sum(values, lambda row: gather(torch.tensor(row), self._world).numpy())
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...model.architecture import is_buffer
@@ -43,12 +45,12 @@ class Flat:
         """Return zeros in the same layout."""
         return Flat(self.shapes, self.device, self.channels_last)
 
-    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Copy the arrays of these names; others are ignored."""
         for name, view in self.views.items():
             view.copy_(torch.tensor(arrays[name]))
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return a copy on the host, in C order."""
         host = self.buffer.cpu()
         on_host = Flat(self.shapes, host.device, self.channels_last, host)
@@ -73,12 +75,12 @@ class NetworkTensors:
         """Return zeros in the same layout."""
         return NetworkTensors(self.shapes, self.weights.device, self.weights.channels_last)
 
-    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Copy arrays of all names."""
         self.weights.load(arrays)
         self.statistics.load(arrays)
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return a copy on the host, in canonical order."""
         arrays = self.weights.arrays() | self.statistics.arrays()
         return {name: arrays[name] for name in self.shapes}

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -154,7 +155,7 @@ def empty_network(arch: Architecture) -> SEResNeXt:
         return SEResNeXt(arch)
 
 
-def load_network(arch: Architecture, weights: Mapping[str, np.ndarray]) -> SEResNeXt:
+def load_network(arch: Architecture, weights: Mapping[str, NDArray[Any]]) -> SEResNeXt:
     """Return the network in evaluation mode on the CPU, with a copy of canonical weights."""
     network = empty_network(arch)
     attach(network, {name: torch.tensor(array) for name, array in weights.items()})

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...config import EngineConfig, OptimConfig
@@ -114,7 +115,7 @@ class Optimizer:
         self.loss_scale *= factor
         self.good_steps.copy_(torch.where(finite & ~grow, good, 0))
 
-    def state_dict(self) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, float]]:
+    def state_dict(self) -> tuple[dict[str, dict[str, NDArray[Any]]], dict[str, float]]:
         """Return `EngineState.optimizer` and `EngineState.scalars`."""
         scalars = {"updates": float(self.updates)}
         if self.dynamic:
@@ -124,7 +125,7 @@ class Optimizer:
         return slots if scalars["updates"] > 0 else {}, scalars
 
     def load_state_dict(
-        self, slots: Mapping[str, Mapping[str, np.ndarray]], scalars: Mapping[str, float]
+        self, slots: Mapping[str, Mapping[str, NDArray[Any]]], scalars: Mapping[str, float]
     ) -> None:
         """Restore what `state_dict` returned; what is missing starts anew."""
         self.updates.fill_(int(scalars.get("updates", 0)))

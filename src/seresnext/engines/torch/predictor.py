@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...model.architecture import BN_EPS, Architecture, weight_shapes
@@ -57,7 +59,7 @@ class Predictor:
             folded[f"{convolution}.bias"].copy_(shift)
 
     @torch.inference_mode()
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, H, W, 3] -> float32 [N, K], any N."""
         if len(images) == 0:
             return np.zeros((0, self.arch.num_classes), np.float32)
@@ -65,7 +67,7 @@ class Predictor:
         autocast, device = self.setup.autocast, self.setup.device.type
         with torch.autocast(device, autocast, enabled=autocast is not None):
             logits = self.network(self.normalise(pixels))
-        array: np.ndarray = logits.float().cpu().numpy()
+        array: NDArray[Any] = logits.float().cpu().numpy()
         return array
 
 
