@@ -1,4 +1,4 @@
-"""The main job end to end on real images: data, training, evaluation, prediction, export.
+"""The whole job on real images: data, training, evaluation, prediction, export.
 
 Run by `make demo`. Every stage is a command that a user can type; it is printed before it runs.
 """
@@ -10,25 +10,18 @@ import sys
 import time
 from pathlib import Path
 
-from seresnext.cli import main as seresnext
-from seresnext.training.metrics import Metrics
+import seresnext
+from seresnext.cli import main as command_line
 
 DATA = Path("data/digits")
 
 
-def run(*words: str) -> None:
-    """One verb, echoed; the demo ends with its exit code if it fails."""
-    print(f"\n$ seresnext {' '.join(words)}", flush=True)
-    code = seresnext(list(words))
+def run(*arguments: str) -> None:
+    """Print one command and run it; if it fails, the demo ends with its exit code."""
+    print(f"\n$ seresnext {' '.join(arguments)}", flush=True)
+    code = command_line(list(arguments))
     if code:
         sys.exit(code)
-
-
-def validation_metrics(model: str, engine: str) -> Metrics:
-    from seresnext.evaluate import evaluate_folder
-    from seresnext.runtimes.base import create_runtime
-
-    return evaluate_folder(create_runtime(Path(model), engine=engine), DATA, batch_size=64)[0]
 
 
 def main() -> None:
@@ -41,18 +34,19 @@ def main() -> None:
     run("data", "demo", "--out", str(DATA))
     run("train", "--recipe", "demo", "--data", str(DATA), "--out", out, "--engine", engine)
     run("evaluate", out, "--data", str(DATA), "--engine", engine)
-    examples = [str(sorted((DATA / "val" / digit).iterdir())[0]) for digit in "037"]
+    examples = [str(min((DATA / "val" / digit).iterdir())) for digit in "037"]
     run("predict", out, *examples, "--top", "3", "--engine", engine)
     onnx = f"{out}/model.onnx"
-    run("export", out, "--format", "onnx", "--out", onnx, "--data", str(DATA), "--engine", engine)
+    run("export", out, "--out", onnx, "--data", str(DATA), "--engine", engine)
 
-    metrics = validation_metrics(out, engine)
+    with seresnext.load(onnx) as model:
+        metrics = model.evaluate(DATA)
     print(
         f"""
 Done in {time.perf_counter() - start:.0f} s.
-  accuracy  {metrics.top1:.2%} top-1 on {metrics.images} digits the network never saw
+  accuracy  {metrics.top1:.2%} top-1 on {metrics.images} digits that were not used in training
   model     {out}/model (model.safetensors, config.json)
-  artifact  {onnx} (runs without PyTorch or MindSpore)
+  artifact  {onnx} (runs without PyTorch or MindSpore; the accuracy is its own)
   curves    .venv/bin/tensorboard --logdir {out}/tensorboard
 
 Try next:
