@@ -10,6 +10,7 @@ what was expected and what was found. Ranges stand in the annotations, beside th
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import typing
 from collections.abc import Callable
@@ -30,7 +31,7 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 """A share that must leave something over."""
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-_KINDS = {
+_EXPECTED = {
     "int_type": "whole number",
     "int_from_float": "whole number",
     "float_type": "number",
@@ -82,37 +83,26 @@ def from_dict(cls: type[T], data: Any, name: str = "") -> T:
 
 
 def _explain(cls: Any, group: str, error: ValidationError) -> str:
-    """The first problem on one line: field, what was expected, what was found."""
+    """Return the first problem on one line: field, what was expected, what was found."""
     first = error.errors(include_url=False)[0]
     kind, context = first["type"], first.get("ctx", {})
     field = str(first["loc"][0]) if first["loc"] else ""
     name = ".".join(part for part in (group, field) if part)
-    hints = typing.get_type_hints(cls) if hasattr(cls, "__annotations__") else {}
+    hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+    options = typing.get_args(hints.get(field))
+    if type(None) in options:  # optional: the type beside None
+        options = typing.get_args(options[0])
     if kind == "unexpected_keyword_argument":
         return f"{name}: no such field; the fields here are {', '.join(hints)}"
-    if kind in ("missing", "missing_argument") and len(first["loc"]) == 1:
+    if kind == "missing" and len(first["loc"]) == 1:
         return f"{name}: missing"
     if kind == "literal_error":
-        expected = f"one of {', '.join(map(str, typing.get_args(_plain(hints[field]))))}"
+        expected = f"one of {', '.join(map(str, options))}"
     elif kind in ("missing", "too_long", "tuple_type"):
-        expected = _tuple(hints[field])
+        item = {int: "whole numbers", float: "numbers", str: "texts"}[options[0]]
+        expected = f"a list of {item}" if options[-1] is Ellipsis else f"{len(options)} {item}"
     elif kind == "value_error":
         expected = str(context["error"])
-    elif kind in _KINDS:
-        expected = _KINDS[kind].format(**context)
     else:
-        expected = first["msg"].removeprefix("Input should be ")
+        expected = _EXPECTED.get(kind, first["msg"]).format(**context)
     return f"{name}: expected {expected}, got {first['input']!r}"
-
-
-def _plain(hint: Any) -> Any:
-    """The type without None beside it."""
-    options = [a for a in typing.get_args(hint) if a is not type(None)]
-    return options[0] if type(None) in typing.get_args(hint) else hint
-
-
-def _tuple(hint: Any) -> str:
-    """What a tuple should hold: "3 numbers", "a list of texts"."""
-    args = typing.get_args(_plain(hint))
-    kind = {int: "whole number", float: "number", str: "text"}[args[0]]
-    return f"a list of {kind}s" if args[-1] is Ellipsis else f"{len(args)} {kind}s"

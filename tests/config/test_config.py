@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from seresnext.config import RECIPES, Config, groups, load_config, recipe, to_dict
+from seresnext.config import RECIPES, Config, groups, load_config, recipe
 from seresnext.config.durations import whole_steps
 from seresnext.errors import UserError
 from seresnext.schema import from_dict
@@ -23,7 +23,7 @@ def change(config: Config, path: str, value: object) -> Config:
 def test_recipes_are_valid_and_survive_json(name: str) -> None:
     config = recipe(name).check()
     assert config.recipe == name
-    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+    assert from_dict(Config, json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
 def test_every_field_has_a_docstring() -> None:

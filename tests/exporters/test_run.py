@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image
 
 from runtimes.networks import CLASSES, difference, random_images, random_weights, tiny_spec
 from seresnext import __version__
-from seresnext.config import Config, to_dict
+from seresnext.config import Config
 from seresnext.errors import UserError
 from seresnext.evaluate import evaluate_folder
 from seresnext.exporters import images as export_images
@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(folder / "data" / "val", 2, 200)
     config = Config()
     config = replace(config, data=replace(config.data, root=str(folder / "data")))
-    (folder / "config.json").write_text(json.dumps(to_dict(config)))
+    (folder / "config.json").write_text(json.dumps(asdict(config)))
     return folder
 
 

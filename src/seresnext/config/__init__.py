@@ -13,7 +13,7 @@ from .groups import (
     RunConfig,
     ScheduleConfig,
 )
-from .reading import load_config, to_dict, upgraded
+from .reading import load_config, upgraded
 from .recipes import RECIPES, recipe
 
 __all__ = [
@@ -33,6 +33,5 @@ __all__ = [
     "ScheduleConfig",
     "load_config",
     "recipe",
-    "to_dict",
     "upgraded",
 ]

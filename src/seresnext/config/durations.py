@@ -9,7 +9,6 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 _PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(epochs?|ep|steps?|images?)\s*", re.I)
-_EXPECTED = 'a number and a unit, such as "90 epochs", "5000 steps" or "1000000 images"'
 
 
 def duration_steps(text: str, steps_per_epoch: float, global_batch: int) -> float:
@@ -17,15 +16,11 @@ def duration_steps(text: str, steps_per_epoch: float, global_batch: int) -> floa
 
     An empty text is 0. Raises ValueError for any other text.
     """
-    if not text:
-        return 0.0
-    match = _PATTERN.fullmatch(text)
+    match = _PATTERN.fullmatch(text or "0 steps")
     if not match or not math.isfinite(float(match[1])):
-        raise ValueError(_EXPECTED)
+        raise ValueError('a number and a unit, such as "90 epochs", "5000 steps", "1e6 images"')
     value, unit = float(match[1]), match[2].lower()[0]
-    if unit == "e":
-        return value * steps_per_epoch
-    return value / global_batch if unit == "i" else value
+    return {"e": value * steps_per_epoch, "s": value, "i": value / global_batch}[unit]
 
 
 def whole_steps(text: str, steps_per_epoch: float, global_batch: int) -> int:
@@ -33,25 +28,18 @@ def whole_steps(text: str, steps_per_epoch: float, global_batch: int) -> int:
     return math.ceil(duration_steps(text, steps_per_epoch, global_batch) - 1e-6)
 
 
-def _check(text: str) -> str:
-    if not text:
-        raise ValueError(_EXPECTED)
+def _valid(text: str) -> str:
     duration_steps(text, 1.0, 1)
     return text
 
 
-def _check_or_empty(text: str) -> str:
-    duration_steps(text, 1.0, 1)
-    return text
-
-
-def _check_positive(text: str) -> str:
-    if duration_steps(_check(text), 1.0, 1) <= 0:
+def _positive(text: str) -> str:
+    if duration_steps(text, 1.0, 1) <= 0:
         raise ValueError("more than 0")
     return text
 
 
-Duration = Annotated[str, AfterValidator(_check)]
-OptionalDuration = Annotated[str, AfterValidator(_check_or_empty)]
+OptionalDuration = Annotated[str, AfterValidator(_valid)]
 """A duration, or an empty text for none."""
-PositiveDuration = Annotated[str, AfterValidator(_check_positive)]
+Duration = Annotated[str, AfterValidator(lambda text: _valid(text or "none"))]
+PositiveDuration = Annotated[str, AfterValidator(_positive)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,3 @@ def upgraded(data: Any) -> Any:
         if isinstance(data.get(old), dict) and field in data[old]:
             data.setdefault(new, {}).setdefault(field, data[old].pop(field))
     return data
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """Return the configuration as plain data for JSON."""
-    return dataclasses.asdict(config)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..config import Config, to_dict
+from ..config import Config
 from ..errors import UserError
 from ..files import write_json
 from .checkpoint import checkpoint_path, list_checkpoints
@@ -53,4 +54,4 @@ class RunFolder:
             )
 
     def write_config(self, config: Config) -> None:
-        write_json(self.config, to_dict(config))
+        write_json(self.config, asdict(config))

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import Config, to_dict, upgraded
+from ..config import Config, upgraded
 from ..errors import UserError
 from ..model.spec import ModelSpec
 from .metrics import Metrics
@@ -59,7 +59,7 @@ def checkpoint_state(
         "progress": progress.to_dict(),
         "samples_seen": progress.step * global_batch,
         "epoch": progress.step / steps_per_epoch,
-        "config": to_dict(config),
+        "config": dataclasses.asdict(config),
         "model": spec.to_dict(),
         "data_fingerprint": fingerprint,
         "global_batch": global_batch,
@@ -108,7 +108,7 @@ def check_resumable(
     remarks = []
     if saved_print != fingerprint:
         remarks.append("the training images have changed since the checkpoint, as allowed")
-    saved, now = _flat(saved_config), _flat(to_dict(config))
+    saved, now = _flat(saved_config), _flat(dataclasses.asdict(config))
     for name in _ORDER_FIELDS:
         if saved.get(name) != now[name]:
             raise UserError(
