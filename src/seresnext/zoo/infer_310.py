@@ -11,20 +11,20 @@ all in the current folder. Results of an earlier run are renamed, not removed.
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from ..batch import Batch
 from ..config import DataConfig
 from ..data.loader import BadImages, eval_batches
 from ..data.sources import evaluation_path, image_list
 from ..errors import UserError
-from ..files import writing
+from ..files import write_json, writing
 from ..runtimes.base import Runtime, create_runtime
 from .command import exit_with
 from .postprocess import UNREAD_FILE, accuracy, accuracy_lines, unread_line
@@ -45,6 +45,37 @@ ACCURACY = Path("acc.log")
 
 
 def main(argv: list[str]) -> int:
+    given = _arguments(argv)
+    model = create_runtime(given.mindir, device=_device(given.device_target, given.device_id))
+    if given.need_preprocess == "y":
+        write_labels(given.dataset, LABELS, model.spec.class_names)
+    elif not (LABELS / LABEL_FILE).is_file():
+        raise UserError(f"no {LABELS / LABEL_FILE} of an earlier run; give y for NEED_PREPROCESS")
+    for path in (RESULTS, TIMES, ACCURACY):
+        set_aside(path)
+    folder = evaluation_path(given.dataset)
+    paths = images_below(folder)
+    batches = eval_batches(
+        image_list(folder / path for path in paths),
+        replace(model.spec.input, resize=given.resize or model.spec.input.resize),
+        DataConfig(on_bad_image=given.on_bad_image),
+        batch_size=1,
+        report=BadImages(),
+    )
+    names = flat_names(paths)
+    summary = write_logits(model, batches, [names[path] for path in paths], RESULTS)
+    TIMES.mkdir()
+    (TIMES / TIME_FILE).write_text(f"{summary}\n")
+    print(f"{summary} on {model.name} {model.device}")
+    metrics = accuracy(RESULTS, LABELS / LABEL_FILE)
+    ACCURACY.write_text(accuracy_lines(metrics))
+    print(accuracy_lines(metrics), end="")
+    if metrics.unread:
+        print(unread_line(metrics))
+    return 0
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="run_infer_310.sh",
         usage="%(prog)s MINDIR_PATH DATASET_NAME DATASET_PATH y|n [DEVICE_ID] [OPTIONS]",
@@ -63,25 +94,7 @@ def main(argv: list[str]) -> int:
         help="instead of the model's own; stretch resizes to a square, as the original's flow did",
     )
     parser.add_argument("--on_bad_image", choices=["stop", "skip"], default="stop")
-    given = parser.parse_args(argv)
-
-    model = create_runtime(given.mindir, device=_device(given.device_target, given.device_id))
-    if given.need_preprocess == "y":
-        write_labels(given.dataset, LABELS, model.spec.class_names)
-    elif not (LABELS / LABEL_FILE).is_file():
-        raise UserError(f"no {LABELS / LABEL_FILE} of an earlier run; give y for NEED_PREPROCESS")
-    for path in (RESULTS, TIMES, ACCURACY):
-        set_aside(path)
-    summary = write_logits(model, given.dataset, RESULTS, given.resize, given.on_bad_image)
-    TIMES.mkdir()
-    (TIMES / TIME_FILE).write_text(f"{summary}\n")
-    print(f"{summary} on {model.name} {model.device}")
-    metrics = accuracy(RESULTS, LABELS / LABEL_FILE)
-    ACCURACY.write_text(accuracy_lines(metrics))
-    print(accuracy_lines(metrics), end="")
-    if metrics.unread:
-        print(unread_line(metrics))
-    return 0
+    return parser.parse_args(argv)
 
 
 def _device(target: str | None, device_id: int) -> str:
@@ -91,46 +104,29 @@ def _device(target: str | None, device_id: int) -> str:
 
 
 def write_logits(
-    model: Runtime,
-    data: Path,
-    results: Path,
-    resize: Literal["short", "stretch"] | None = None,
-    on_bad_image: Literal["stop", "skip"] = "stop",
+    model: Runtime, batches: Generator[Batch, None, None], names: Sequence[str], results: Path
 ) -> str:
-    """Write the logits of every image below `data`, one at a time; return the timing line.
+    """Write the logits of each image, which come one a batch; return the timing line.
 
-    Images are preprocessed as in evaluation. The time is that of inference alone, after one image
-    to warm up; images are read and decoded ahead.
+    The time is that of inference alone, after one image to warm up.
     """
-    folder = evaluation_path(data)
-    paths = images_below(folder)
-    names = flat_names(paths)
-    inputs = model.spec.input if resize is None else replace(model.spec.input, resize=resize)
-    report = BadImages()
-    batches = eval_batches(
-        image_list(folder / path for path in paths),
-        inputs,
-        DataConfig(on_bad_image=on_bad_image),
-        batch_size=1,
-        report=report,
-    )
-    model.predict(np.zeros((1, inputs.image_size, inputs.image_size, 3), np.uint8))
+    side = model.spec.input.image_size
+    model.predict(np.zeros((1, side, side, 3), np.uint8))
     seconds, count, unread = 0.0, 0, []
     results.mkdir(parents=True)
     with closing(batches):
-        for path, batch in zip(paths, batches, strict=True):
+        for name, batch in zip(names, batches, strict=True):
             if not batch.mask[0]:
-                unread.append(names[path])
+                unread.append(name)
                 continue
             start = time.perf_counter()
             logits = model.predict(batch.images)
             seconds += time.perf_counter() - start
             count += 1
             with writing(results):
-                file = results / result_name(names[path])
-                file.write_bytes(np.asarray(logits[0], "<f4").tobytes())
+                (results / result_name(name)).write_bytes(np.asarray(logits[0], "<f4").tobytes())
     if unread:
-        (results / UNREAD_FILE).write_text(json.dumps(unread))
+        write_json(results / UNREAD_FILE, unread)
     return time_line(seconds, count)
 
 
