@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from ..config import LossConfig
 from ..errors import UserError
-from ..model.architecture import is_buffer
-from ..model.saved_model import check_tensors
+from ..model.architecture import check_tensors, is_buffer
 from .base import EngineState
 
 FIRST_LOSS_SCALE = 65536.0

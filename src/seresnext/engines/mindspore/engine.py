@@ -16,8 +16,7 @@ from mindspore import Tensor  # isort: skip
 from ...batch import Batch
 from ...config import EngineConfig, LossConfig, OptimConfig
 from ...errors import UserError
-from ...model.architecture import weight_shapes
-from ...model.saved_model import check_tensors
+from ...model.architecture import check_tensors, weight_shapes
 from ...model.spec import ModelSpec
 from ..base import EngineState
 from ..common import all_sum, check_state, step_metrics

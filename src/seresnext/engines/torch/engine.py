@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ...batch import Batch
 from ...config import EngineConfig, LossConfig, OptimConfig
-from ...model.architecture import weight_shapes
-from ...model.saved_model import check_tensors
+from ...model.architecture import check_tensors, weight_shapes
 from ...model.spec import ModelSpec
 from ..base import EngineState
 from ..common import all_sum, check_state, step_metrics
