@@ -3,15 +3,15 @@
     python benchmarks/inference.py [--threads 2] [--rounds 40] [--json FILE]
 
 One network (timm's seresnext50_32x4d with 1000 classes) and one set of weights for all. The peers
-are what a user of timm gets: `torch.onnx.export` as it is, run by ONNX Runtime and by OpenVINO as
-they are. OpenVINO computes in bfloat16 by itself where the CPU has it; it is shown that way too,
-but compared like with like: fp32 with fp32 (its precision hint set to f32), and its default with
-our fp16 artifact. The peers get normalised float images for nothing, ours start from uint8 pixels.
+are what a user of timm gets: `torch.onnx.export` with its defaults, run by ONNX Runtime and by OpenVINO
+with theirs. OpenVINO's default is bfloat16 if the CPU has it; that is shown too, but the comparison
+is of equal precision: fp32 with fp32 (OpenVINO's precision hint set to f32), and OpenVINO's default
+with our fp16 artifact. The peers start from normalised float images, ours from uint8 pixels.
 
-Each contestant has a process of its own and they take turns, the others stopped meanwhile, so that
-what else the machine does meets all of them. Printed are medians of the wall time and of the
-processor time, and the medians of the rounds' ratios. On a busy machine the processor time of
-`--threads 1` is the one to trust. int8 is calibrated on noise: good for its speed, not its answers.
+Each contestant runs in its own process. They take turns, with the others stopped, so that load from
+other programs affects all of them. Printed are medians of the wall time and of the processor time,
+and the medians of the rounds' ratios. On a busy machine the processor time of `--threads 1` is the
+most reliable. int8 is calibrated on noise, which gives its speed, but not its accuracy.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ OURS = (
 
 
 def write_files(folder: Path) -> np.ndarray:
-    """All models; returns timm's own logits for `image()`, float32 [1, K]."""
+    """Write all models; return timm's logits for `image()`, float32 [1, K]."""
     import torch
 
     from engines.timm_reference import canonical, timm_model
@@ -135,7 +135,7 @@ def predictor(contestant: Contestant, path: Path, threads: int) -> Callable[[], 
 
 
 def work(connection: Connection, contestant: Contestant, path: Path, threads: int) -> None:
-    """A process of one contestant: the logits first, then a pair of times for each request."""
+    """A contestant's process: send the logits, then a pair of times for each request."""
     run = predictor(contestant, path, threads)
     for _ in range(3):
         logits = np.array(run())
@@ -166,7 +166,7 @@ def race(
     for turn in range(rounds):
         for row, (process, connection) in enumerate(workers):
             os.kill(process.pid, signal.SIGCONT)
-            for _ in range(2):  # the first brings the caches back
+            for _ in range(2):  # the first fills the caches again
                 connection.send(True)
                 seconds[row, turn] = connection.recv()
             os.kill(process.pid, signal.SIGSTOP)
@@ -185,7 +185,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         expected = write_files(Path(folder))
         logits, seconds = race(contestants, Path(folder), args.threads, args.rounds)
-    # Wall time decides which peer is the better one, unless one thread makes the other fairer.
+    # Wall time decides which peer is faster; with one thread, processor time.
     clock = 1 if args.threads == 1 else 0
     medians = np.median(seconds, axis=1)
     better = int(np.argmin(medians[: len(PEERS), clock]))

@@ -1,4 +1,4 @@
-"""The comparison behind every export, on answers that are made up."""
+"""The comparison behind every export, on made-up logits."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def compared(
     return compare(Answers(), Answers(change), batches(size=size), labelled=labelled)
 
 
-def test_equal_answers_pass() -> None:
+def test_equal_logits_pass() -> None:
     result = compared(lambda logits: logits)
     assert (result.difference, result.relative, result.flips) == (0, 0, 0)
     assert (result.images, result.batch_sizes) == (39, (1, 13))

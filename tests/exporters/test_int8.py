@@ -108,7 +108,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
-def test_answers_are_near_the_engines(folder: Path, name: str) -> None:
+def test_logits_are_near_the_engines(folder: Path, name: str) -> None:
     runtime = create_runtime(folder / name)
     images = random_images(9, 32)
     error = difference(runtime.predict(images), engine_logits(tiny_spec()))

@@ -95,7 +95,7 @@ def test_an_artifact_that_differs_replaces_no_earlier_file(
     export(run, out)
     good = out.read_bytes()
     perturb(monkeypatch)
-    pattern = r"was not written.*torch engine.*10 images of .*logits differ.*earlier file is as it"
+    pattern = r"was not written.*torch engine.*10 images of .*logits differ.*earlier file is unch"
     with pytest.raises(UserError, match=pattern) as caught:
         export(run, out)
     assert "\n" not in str(caught.value)
@@ -220,6 +220,17 @@ def test_options_that_do_not_fit(
     with pytest.raises(UserError, match=message):
         export(run, tmp_path / name, ExportOptions(format=format, **options))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_images_of_which_none_can_be_read(run: Path, tmp_path: Path, precision: str) -> None:
+    for name in CLASSES:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "damaged.png").write_bytes(b"no image")
+    out = tmp_path / "out" / "m.onnx"
+    with pytest.raises(UserError, match=r"none of 5 images of .*data could be read"):
+        export(run, out, ExportOptions(precision=precision, data=tmp_path / "data"))
+    assert not list(out.parent.iterdir())
 
 
 def test_a_suffix_of_no_format(run: Path, tmp_path: Path) -> None:

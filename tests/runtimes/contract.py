@@ -73,7 +73,7 @@ class RuntimeContract:
         """The same files in a folder of their own, to be damaged."""
         return Path(shutil.copytree(path.parent, self._new().parent / "copy")) / path.name
 
-    # Answers ---------------------------------------------------------------------------------
+    # Logits ----------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
     def test_it_predicts_as_the_engine_does(self, network: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ class RuntimeContract:
         assert logits.shape == (count, len(CLASSES))
         np.testing.assert_allclose(logits, engine_logits(tiny_spec())[9 - count :], atol=1e-5)
 
-    def test_answers_are_the_callers_to_keep(self) -> None:
+    def test_logits_are_not_overwritten_by_the_next_prediction(self) -> None:
         runtime = create_runtime(self.artifact(tiny_spec()))
         images = random_images(2, 32)
         first = runtime.predict(images[:1])
@@ -127,7 +127,7 @@ class RuntimeContract:
 
     # Description -----------------------------------------------------------------------------
 
-    def test_it_knows_what_it_is(self) -> None:
+    def test_it_describes_itself(self) -> None:
         spec = tiny_spec(max_pool="same", image_size=36)
         runtime = create_runtime(self.artifact(spec))
         assert isinstance(runtime, Runtime)

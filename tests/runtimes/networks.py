@@ -1,4 +1,4 @@
-"""Small networks whose answers depend on the image, and what the torch engine says to them."""
+"""Small networks whose logits depend on the image, and the logits of the torch engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tiny_spec(
 
 
 def random_weights(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
-    """Every BN different from the identity, so that folding has something to do."""
+    """Every BN different from the identity, so that folding changes the weights."""
     rng = np.random.default_rng(seed)
     weights = init_weights(spec.architecture, seed)
     for name, value in weights.items():

@@ -1,4 +1,4 @@
-"""MindIR: the contract, and what is its own."""
+"""MindIR: the contract, and the format's own rules."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def signed(model: ModelProto, out: Path) -> Path:
-    """A file with this content and a digest that fits: what a stranger could write."""
+    """A file with this content and a digest that fits, as an attacker could write it."""
     metadata = user_info(model)[METADATA_KEY]
     model.ClearField("user_info")
     data = model.SerializeToString()
@@ -58,8 +58,8 @@ def parsed(path: Path) -> ModelProto:
     return model
 
 
-def test_what_others_find_in_the_file(path: Path) -> None:
-    """MindSpore alone opens it, finds classes and preprocessing, and runs any batch."""
+def test_mindspore_alone_opens_the_file(path: Path) -> None:
+    """It finds classes and preprocessing, and runs any batch size."""
     described = json.loads(user_info(mindspore.load_mindir(str(path)))["seresnext"])
     assert described["spec"]["class_names"][0] == "blue"
     assert described["source_sha256"] == "5" * 64
@@ -68,7 +68,7 @@ def test_what_others_find_in_the_file(path: Path) -> None:
     for count in (9, 2):
         logits = graph(mindspore.Tensor(pixels[:count])).asnumpy()
         assert difference(logits, engine_logits(tiny_spec())[:count]) < 1e-5
-    assert path.stat().st_mode & 0o444  # MindSpore's own are for the owner's eyes only
+    assert path.stat().st_mode & 0o444  # MindSpore writes files that only their owner can read
 
 
 def refused(path: Path, pattern: str) -> None:
@@ -89,7 +89,7 @@ def test_a_lengthened_file_is_refused(path: Path, tmp_path: Path) -> None:
     refused(tmp_path / "m.mindir", "not as it was written")
 
 
-def test_a_stranger_without_metadata_is_refused(path: Path, tmp_path: Path) -> None:
+def test_a_file_without_metadata_is_refused(path: Path, tmp_path: Path) -> None:
     model = parsed(path)
     model.ClearField("user_info")
     (tmp_path / "m.mindir").write_bytes(model.SerializeToString())

@@ -1,4 +1,4 @@
-"""ONNX: the contract, and what is its own."""
+"""ONNX: the contract, and the format's own rules."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def attribute(model: onnx.ModelProto, name: str) -> onnx.AttributeProto:
     return next(a for a in node.attribute if a.name == name)
 
 
-def test_the_file_stands_alone(path: Path) -> None:
-    """What others see who know nothing of this package."""
+def test_the_file_needs_no_package_of_ours(path: Path) -> None:
+    """Read by ONNX and ONNX Runtime alone."""
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
@@ -89,7 +89,7 @@ def test_weights_in_other_files_are_refused(path: Path, tmp_path: Path, location
 
 
 @pytest.mark.parametrize("where", ["attribute", "sparse"])
-def test_weights_in_other_files_are_found_wherever_they_hide(
+def test_weights_in_other_files_are_found_in_every_kind_of_tensor(
     path: Path, tmp_path: Path, where: str
 ) -> None:
     tensor = numpy_helper.from_array(np.zeros(3, np.float32), "hidden")
@@ -120,10 +120,10 @@ def test_operators_that_no_export_has_are_refused(
         create_runtime(changed(path, tmp_path / "m.onnx", change))
 
 
-def test_a_foreign_model_is_refused(path: Path, tmp_path: Path) -> None:
-    foreign = changed(path, tmp_path / "m.onnx", lambda m: m.ClearField("metadata_props"))
+def test_a_model_of_others_is_refused(path: Path, tmp_path: Path) -> None:
+    unlabelled = changed(path, tmp_path / "m.onnx", lambda m: m.ClearField("metadata_props"))
     with pytest.raises(UserError, match="carries no metadata of this package"):
-        create_runtime(foreign)
+        create_runtime(unlabelled)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""OpenVINO: the contract, and what is its own."""
+"""OpenVINO: the contract, and the format's own rules."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def path(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original.parent, tmp_path / "copy")) / "model.xml"
 
 
-def test_the_files_stand_alone(path: Path) -> None:
-    """What others see who know nothing of this package: free batch size and all."""
+def test_the_files_need_no_package_of_ours(path: Path) -> None:
+    """Read by OpenVINO alone, with a free batch size."""
     compiled = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     assert compiled.input("pixel_values").partial_shape == ov.PartialShape([-1, 3, 32, 32])
     assert compiled.output("logits").partial_shape == ov.PartialShape([-1, 5])

@@ -1,4 +1,4 @@
-"""torch.export programs: the contract, and what is their own."""
+"""torch.export programs: the contract, and the format's own rules."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rewritten(path: Path, out: Path, changes: dict[str, bytes], compression: int
     return out
 
 
-def test_the_program_answers_as_the_engine_does(path: Path) -> None:
+def test_the_program_predicts_as_the_engine_does(path: Path) -> None:
     """The program itself, which `create_runtime` does not run."""
     runtime = TorchRuntime(path, run_program=True)
     images = random_images(9, 32)
@@ -54,8 +54,8 @@ def test_the_program_answers_as_the_engine_does(path: Path) -> None:
     assert difference(runtime.predict(images[:1]), engine_logits(tiny_spec())[:1]) < 1e-5
 
 
-def test_the_file_stands_alone(path: Path) -> None:
-    """What others see who know nothing of this package."""
+def test_the_file_needs_no_package_of_ours(path: Path) -> None:
+    """Read by PyTorch alone."""
     extra = {"seresnext": ""}
     program = torch.export.load(path, extra_files=extra)
     assert json.loads(extra["seresnext"])["spec"]["class_names"][0] == "blue"
@@ -63,7 +63,7 @@ def test_the_file_stands_alone(path: Path) -> None:
 
 
 def test_nothing_in_the_file_is_run(path: Path, tmp_path: Path) -> None:
-    """A program may name any function; so it is not even looked at."""
+    """A program may name any function, so it is not even parsed."""
     hostile = rewritten(
         path, tmp_path / "m.pt2", {"models/model.json": b"{", "data/sample_inputs/model.pt": b"x"}
     )

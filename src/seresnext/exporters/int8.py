@@ -38,7 +38,7 @@ would overflow there and give other logits than on the machine that made the com
 class Quantised(Generic[M]):
     model: M
     in_float: tuple[str, ...] = ()
-    """Blocks left in float because they cost accuracy, most harmful first."""
+    """Blocks left in float because they cost accuracy, the largest error first."""
     drop: float = 0.0
     """Points lost against the float model, 0 to 100."""
 

@@ -35,7 +35,7 @@ def export(model: Path, out: Path, options: ExportOptions | None = None) -> Expo
 
     The artifact is made in a temporary folder beside `out`, compared there with the engine, and
     moved into place only if it is within the tolerance of its precision. Raises UserError
-    otherwise, naming the differences; an earlier file at `out` then stays as it was.
+    otherwise, naming the differences; an earlier file at `out` is then unchanged.
     """
     options = options or ExportOptions()
     format = _check(out, options)
@@ -79,7 +79,7 @@ class _Job:
     """Where the artifact is made, alone in a temporary folder."""
 
     def open(self) -> Runtime:
-        """The artifact as it lies at `path`, by the runtime that users get."""
+        """The artifact at `path`, opened by the runtime that users get."""
         return open_artifact(self.format, self.path, device="cpu", trusted=True)
 
     def read(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
@@ -177,9 +177,11 @@ def _compare(job: _Job, out: Path) -> Comparison:
     batches = job.images.batches(job.artifact.spec, job.options.workers)
     with closing(job.open()) as runtime, closing(batches):
         result = compare(job.engine, runtime, batches, labelled=job.images.labelled)
+    if not result.images:
+        raise UserError(f"none of {job.images.origin} could be read")
     problems = result.problems(job.artifact.precision, job.options.max_drop)
     if problems:
-        kept = "; the earlier file is as it was" if out.exists() else ""
+        kept = "; the earlier file is unchanged" if out.exists() else ""
         raise UserError(
             f"{out} was not written, because it does not predict as the {result.engine} does on "
             f"{job.images.origin}: {'; '.join(problems)}{kept}"
