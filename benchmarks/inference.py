@@ -3,10 +3,11 @@
     python benchmarks/inference.py [--threads 2] [--rounds 40] [--json FILE]
 
 One network (timm's seresnext50_32x4d with 1000 classes) and one set of weights for all. The peers
-are what a user of timm gets: `torch.onnx.export` with its defaults, run by ONNX Runtime and by OpenVINO
-with theirs. OpenVINO's default is bfloat16 if the CPU has it; that is shown too, but the comparison
-is of equal precision: fp32 with fp32 (OpenVINO's precision hint set to f32), and OpenVINO's default
-with our fp16 artifact. The peers start from normalised float images, ours from uint8 pixels.
+are what a user of timm gets: `torch.onnx.export` with its defaults, run by ONNX Runtime and by
+OpenVINO with theirs. OpenVINO's default is bfloat16 if the CPU has it; that is shown too, but the
+comparison is of equal precision: fp32 with fp32 (OpenVINO's precision hint set to f32), and
+OpenVINO's default with our fp16 artifact. The peers start from normalised float images, ours from
+uint8 pixels.
 
 Each contestant runs in its own process. They take turns, with the others stopped, so that load from
 other programs affects all of them. Printed are medians of the wall time and of the processor time,

@@ -67,6 +67,7 @@ def test_a_wrong_result_fails_the_gpu_script() -> None:
     [
         ("checkpoint_cost.py --steps 1 --blocks 1", "every 100 steps"),
         ("scaling.py --steps 1 --rounds 1 --batch-size 2", "efficiency from 1 to 2 processes"),
+        ("inference.py --threads 1 --rounds 1", "half precision: our fp16 is"),
         ("train_step_torch.py --size 64 --batch 2 --rounds 1", "timm"),
         ("train_step_mindspore.py --size 64 --batch 2 --rounds 1", "mindcv"),
         ("loading.py --images 64 --rounds 1 --loaders ours mindspore pillow", "mindspore"),
