@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .config import Config, EngineConfig, EngineName
 from .engines.base import create_engine
@@ -103,7 +104,7 @@ class Model:
         """
         return predict(self.runtime, images, top=top, batch_size=batch_size)
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
+    def logits(self, images: NDArray[Any]) -> NDArray[Any]:
         """Return float32 logits [N, K] of preprocessed pixels, uint8 [N, S, S, 3] in RGB.
 
         S is `input.image_size`; normalisation is done here. Raises UserError for another array.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -16,17 +17,17 @@ class Batch:
     are already augmented and blended, and `seed` feeds whatever noise the model draws.
     """
 
-    images: np.ndarray
+    images: NDArray[np.uint8]
     """uint8 [B, H, W, 3], RGB."""
-    labels: np.ndarray
+    labels: NDArray[np.int32]
     """int32 [B], class index."""
-    mixed_labels: np.ndarray
+    mixed_labels: NDArray[np.int32]
     """int32 [B], class index of the image blended in; equal to `labels` where none was."""
-    mix: np.ndarray
+    mix: NDArray[np.float32]
     """float32 [B], weight of `labels` in the loss; `1 - mix` is the weight of `mixed_labels`."""
-    mask: np.ndarray
+    mask: NDArray[np.bool_]
     """bool [B], False for rows that carry no image (padding, or an image that was unreadable)."""
-    index: np.ndarray
+    index: NDArray[np.int64]
     """int64 [B], position of the image in its source; -1 where there is none."""
     seed: int = 0
     """Seed of this step's noise (stochastic depth, dropout), drawn from (run seed, step)."""

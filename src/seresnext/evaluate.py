@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
+from numpy.typing import NDArray
 
 from .batch import Batch
 from .config import DataConfig
@@ -19,13 +19,13 @@ from .errors import UserError
 from .runtimes.base import Runtime
 from .training.metrics import Metrics, MetricSums
 
-Predict = Callable[[np.ndarray], np.ndarray]
+Predict = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def evaluate(
     predict: Predict,
     batches: Iterable[Batch],
-    all_sum: Callable[[np.ndarray], np.ndarray] = lambda values: values,
+    all_sum: Callable[[NDArray[Any]], NDArray[Any]] = lambda values: values,
     unread: Callable[[], int] = lambda: 0,
 ) -> Metrics:
     """Count every image of `batches` once and return the metrics over all ranks.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from .config import DataConfig
@@ -18,7 +19,7 @@ from .data.preprocess import preprocess
 from .errors import UserError
 from .runtimes.base import Runtime
 
-ImageLike = str | Path | bytes | np.ndarray | Image.Image
+ImageLike = str | Path | bytes | NDArray[Any] | Image.Image
 """A file's path, its content, uint8 [H, W, 3] RGB, or a Pillow image."""
 
 _AHEAD = 2
@@ -73,7 +74,7 @@ def predict(
     items = iter(images)
     with ThreadPoolExecutor(_AHEAD) as pool:
 
-        def start() -> list[tuple[ImageLike, Future[np.ndarray | str]]]:
+        def start() -> list[tuple[ImageLike, Future[NDArray[Any] | str]]]:
             chosen = itertools.islice(items, batch_size)
             return [(item, pool.submit(_read, item, model)) for item in chosen]
 
@@ -84,7 +85,7 @@ def predict(
             current = ahead
 
 
-def _read(item: ImageLike, model: Runtime) -> np.ndarray | str:
+def _read(item: ImageLike, model: Runtime) -> NDArray[Any] | str:
     """The preprocessed pixels, uint8 [S, S, 3], or why there are none."""
     try:
         return preprocess(_pixels(item), model.spec.input)
@@ -94,7 +95,7 @@ def _read(item: ImageLike, model: Runtime) -> np.ndarray | str:
         return str(error)
 
 
-def _pixels(item: ImageLike) -> np.ndarray:
+def _pixels(item: ImageLike) -> NDArray[Any]:
     """Upright uint8 [H, W, 3]. Raises ImageError and OSError."""
     max_pixels = DataConfig().max_pixels
     if isinstance(item, np.ndarray):
@@ -110,7 +111,7 @@ def _pixels(item: ImageLike) -> np.ndarray:
 
 
 def _predict_batch(
-    model: Runtime, items: list[tuple[ImageLike, np.ndarray | str]], top: int
+    model: Runtime, items: list[tuple[ImageLike, NDArray[Any] | str]], top: int
 ) -> Iterator[Prediction]:
     pixels = [image for _, image in items if not isinstance(image, str)]
     rows = iter(softmax(model.predict(np.stack(pixels))) if pixels else ())
@@ -125,7 +126,7 @@ def _predict_batch(
         yield Prediction(file, tuple(names[i] for i in order), tuple(float(row[i]) for i in order))
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
+def softmax(logits: NDArray[Any]) -> NDArray[Any]:
     """Return class probabilities, float64 [N, K]."""
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     exp = np.exp(shifted)

@@ -18,8 +18,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..training.interrupt import Interrupted
@@ -57,7 +59,7 @@ class Watch:
         self,
         rank: int,
         world_size: int,
-        all_sum: Callable[[np.ndarray], np.ndarray],
+        all_sum: Callable[[NDArray[Any]], NDArray[Any]],
         silence: float,
     ) -> None:
         """`all_sum` sums int64 arrays over the ranks; `silence` is in seconds."""

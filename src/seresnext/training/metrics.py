@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class MetricSums:
         self.counts = np.zeros(4, np.int64)  # top1, top5, images, unread
         self.loss = np.zeros(1, np.float64)
 
-    def add(self, logits: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> None:
+    def add(self, logits: NDArray[Any], labels: NDArray[Any], mask: NDArray[Any]) -> None:
         """Count one batch. logits float32 [B, K], labels int [B], mask bool [B].
 
         A label's rank is the number of larger logits plus the number of equal ones before it, so

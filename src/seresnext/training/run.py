@@ -6,8 +6,10 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..batch import Batch
 from ..config import Config
@@ -260,7 +262,7 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
         yield run
 
 
-def start_weights(config: Config, spec: ModelSpec, reporter: Reporter) -> dict[str, np.ndarray]:
+def start_weights(config: Config, spec: ModelSpec, reporter: Reporter) -> dict[str, NDArray[Any]]:
     """Return initial weights drawn from the seed, or the pretrained ones."""
     if not config.run.pretrained:
         return init_weights(spec.architecture, config.run.seed)

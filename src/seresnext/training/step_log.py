@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..batch import Batch
 from ..engines.base import Engine
@@ -29,7 +30,7 @@ class StepLog:
         self.reporter, self.engine, self.plan = reporter, engine, plan
         self.step, self.bad_in_row = step, 0
         # Not the batches themselves: a hundred of 128 at 224 px take 1.9 GB.
-        self.pending: list[tuple[Any, np.ndarray, float]] = []
+        self.pending: list[tuple[Any, NDArray[Any], float]] = []
         self.waited = 0.0
         self.since = time.perf_counter()
         self.file = MetricsFile(run, step) if run else None
@@ -106,7 +107,7 @@ class StepLog:
         if self.file:
             self.file.write(record)
 
-    def _check(self, step: int, value: dict[str, float], index: np.ndarray) -> None:
+    def _check(self, step: int, value: dict[str, float], index: NDArray[Any]) -> None:
         """Record a step that is not finite; raise UserError after too many in a row."""
         if value["finite"]:
             self.bad_in_row = 0
@@ -128,7 +129,7 @@ class StepLog:
                 "--precision fp32 usually helps"
             )
 
-    def _samples_of_all_ranks(self, index: np.ndarray) -> np.ndarray:
+    def _samples_of_all_ranks(self, index: NDArray[Any]) -> NDArray[Any]:
         """Sample numbers of the global batch, from this rank's int64 [B]. A collective."""
         everyone = np.zeros((self.engine.world_size, len(index)), np.int64)
         everyone[self.engine.rank] = index
