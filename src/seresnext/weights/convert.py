@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
-
-from numpy.typing import NDArray
+from typing import Literal
 
 from ..errors import UserError
 from ..model.saved_model import save_model, save_safetensors
@@ -14,6 +12,7 @@ from ..model.spec import ModelSpec
 from .ckpt import write_ckpt
 from .layouts import MAX_POOL, Layout, to_entries
 from .load import load_weights, model_spec
+from .translate import LoadedWeights
 
 Target = Literal["seresnext", "timm", "original", "mindcv"]
 SUFFIXES = (".safetensors", ".ckpt")
@@ -93,7 +92,7 @@ def convert(
     if momentum and not keep_momentum:
         dropped["momentum"] = loaded.momentum_entries
         momentum = {}
-    written = _write(out, target, spec, loaded.weights, momentum)
+    written = _write(out, target, replace(loaded, spec=spec, momentum=momentum))
     return Conversion(
         source=loaded.path,
         layout=loaded.layout,
@@ -152,19 +151,14 @@ def _match_pooling(spec: ModelSpec, target: Layout, allow: bool) -> tuple[ModelS
     return replace(spec, architecture=arch), [note]
 
 
-def _write(
-    out: Path,
-    target: Target,
-    spec: ModelSpec,
-    weights: dict[str, NDArray[Any]],
-    momentum: dict[str, NDArray[Any]],
-) -> int:
+def _write(out: Path, target: Target, model: LoadedWeights) -> int:
     """Write the result; return its number of entries."""
+    assert model.spec is not None
     if out.suffix not in SUFFIXES:
-        save_model(out, spec, weights)
-        return len(weights)
+        save_model(out, model.spec, model.weights)
+        return len(model.weights)
     assert target != "seresnext"
-    entries = to_entries(target, spec.architecture, weights, momentum)
+    entries = to_entries(target, model.spec.architecture, model.weights, model.momentum)
     if out.suffix == ".ckpt":
         write_ckpt(out, entries)
     else:

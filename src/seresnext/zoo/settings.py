@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -25,9 +26,7 @@ def train_config(
     the options. `processes` is the number of processes of the run, by default that of this world.
     Raises UserError naming the option or field that is wrong.
     """
-    o = options
-    global_batch = _global_batch(o, processes or world_size())
-    start = recipe(o.recipe)
+    o, start = options, recipe(options.recipe)
     if o.pre_trained and not o.checkpoint_path:
         raise UserError("pre_trained is True: give --checkpoint_path, the weights to start from")
     root, train, val = _folders(o)
@@ -42,46 +41,41 @@ def train_config(
             fp16_batch_norm=start.engine.fp16_batch_norm,
             loss_scale=0.0 if o.is_dynamic_loss_scale else o.loss_scale,
         )
+    global_batch = _global_batch(o, processes or world_size())
     lr_per_256 = start.optim.lr_per_256
     if o.lr_init is not None:
         lr_per_256 = o.lr_init * 256 / global_batch
-    config = replace(
-        start,
-        data=replace(start.data, root=root, train=train, val=val),
-        augment=replace(start.augment, image_size=image_size(o.image_height, o.image_width)),
-        optim=replace(
-            start.optim,
-            lr_per_256=lr_per_256,
-            momentum=o.momentum,
-            weight_decay=o.weight_decay,
-        ),
-        loss=replace(
-            start.loss, label_smoothing=o.label_smooth_factor if o.use_label_smooth else 0.0
-        ),
-        schedule=replace(
-            start.schedule,
-            kind="cosine" if o.lr_scheduler == "cosine_annealing" else "step",
-            warmup=f"{o.warmup_epochs:g} epochs",
-            cosine_period=start.schedule.cosine_period
-            if o.T_max is None
-            else f"{o.T_max:g} epochs",
-            final_lr_ratio=_lowest_ratio(o.eta_min, lr_per_256 * global_batch / 256),
-            milestones=tuple(f"{epoch:g} epochs" for epoch in o.lr_epochs),
-            gamma=o.lr_gamma,
-        ),
-        engine=engine,
-        run=replace(
-            start.run,
-            out=o.out,
-            duration=f"{o.epoch_size:g} epochs",
-            batch_size=o.batch_size,
-            pretrained=o.checkpoint_path if o.pre_trained else "",
-            keep_checkpoint_max=o.keep_checkpoint_max,
-        ),
+    config = replace(start, engine=engine).replace(
+        data={"root": root, "train": train, "val": val},
+        augment={"image_size": image_size(o.image_height, o.image_width)},
+        optim={"lr_per_256": lr_per_256, "momentum": o.momentum, "weight_decay": o.weight_decay},
+        loss={"label_smoothing": o.label_smooth_factor if o.use_label_smooth else 0.0},
+        schedule=_schedule(o, lr_per_256 * global_batch / 256),
+        run={
+            "out": o.out,
+            "duration": f"{o.epoch_size:g} epochs",
+            "batch_size": o.batch_size,
+            "pretrained": o.checkpoint_path if o.pre_trained else "",
+            "keep_checkpoint_max": o.keep_checkpoint_max,
+        },
     )
     if flags:
         config = tyro.cli(Config, args=flags, default=config, prog="train.py ... --")
     return config.check(), notes
+
+
+def _schedule(options: TrainOptions, peak: float) -> dict[str, Any]:
+    """Fields of `ScheduleConfig`; `peak` is the learning rate after the warmup."""
+    fields = {
+        "kind": "cosine" if options.lr_scheduler == "cosine_annealing" else "step",
+        "warmup": f"{options.warmup_epochs:g} epochs",
+        "final_lr_ratio": _lowest_ratio(options.eta_min, peak),
+        "milestones": tuple(f"{epoch:g} epochs" for epoch in options.lr_epochs),
+        "gamma": options.lr_gamma,
+    }
+    if options.T_max is not None:
+        fields["cosine_period"] = f"{options.T_max:g} epochs"
+    return fields
 
 
 def _folders(options: Options) -> tuple[str, str, str]:
