@@ -1,0 +1,146 @@
+"""The READMEs: the table of models is the code's, every command parses, the Python runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tyro
+from PIL import Image
+
+import seresnext
+from seresnext.cli import VERBS
+from seresnext.cli.train import TrainArgs
+from seresnext.config import Config
+from seresnext.model.architecture import (
+    MODEL_NAMES,
+    architecture,
+    count_macs,
+    count_parameters,
+)
+from seresnext.model.init import init_weights
+from seresnext.model.saved_model import save_safetensors
+
+ROOT = Path(__file__).parents[1]
+READMES = ("README.md", "README_CN.md")
+DOCUMENTS = (*READMES, "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")))
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The fenced code blocks of a document."""
+    text = (ROOT / document).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(document: str) -> list[list[str]]:
+    """The arguments of every `seresnext` command in a document's shell blocks."""
+    found = []
+    for block in blocks(document, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if "seresnext" in words:
+                found.append(words[words.index("seresnext") + 1 :])
+    return found
+
+
+def parse(verb: str, *arguments: str) -> None:
+    """Parse a verb's arguments without running it; SystemExit for an unknown flag."""
+    module = importlib.import_module(f"seresnext.cli.{verb}")
+    options = [v for k, v in vars(module).items() if k.endswith("Args")]
+    assert len(options) == 1, f"{verb} has no single class of arguments"
+    if verb in ("bench", "data"):  # these have a second word
+        usage = {"bench": "infer", "data": "demo"}
+        assert arguments[0] == usage[verb]
+        arguments = arguments[1:]
+    default = {"default": TrainArgs(settings=Config())} if verb == "train" else {}
+    tyro.cli(options[0], args=list(arguments), **default)
+
+
+@pytest.mark.parametrize("document", READMES)
+def test_the_table_of_models_is_the_codes(document: str) -> None:
+    rows = re.findall(
+        r"^\| `(seresnext\w+)` \| ([\d.]+) \| ([\d.]+) \|$",
+        (ROOT / document).read_text(),
+        re.MULTILINE,
+    )
+    expected = {}
+    for name in MODEL_NAMES:
+        arch = architecture(name)
+        expected[name] = (f"{count_parameters(arch) / 1e6:.2f}", f"{count_macs(arch) / 1e9:.2f}")
+    assert {name: tuple(figures) for name, *figures in rows} == expected
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_parses(document: str, capsys: pytest.CaptureFixture) -> None:
+    for verb, *arguments in commands(document):
+        assert verb in VERBS, verb
+        try:
+            parse(verb, *arguments)
+        except SystemExit:
+            pytest.fail(f"seresnext {verb} {shlex.join(arguments)}: {capsys.readouterr()}")
+    if document in READMES:
+        verbs = {verb for verb, *_ in commands(document)}
+        assert {"train", "evaluate", "predict", "export", "bench"} <= verbs
+
+
+def test_an_unknown_flag_does_not_parse(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        parse("predict", "runs/mine", "cat.jpg", "--best", "3")
+    assert "--best" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("language", ["sh", "python"])
+def test_both_languages_show_the_same_code(language: str) -> None:
+    def without_comments(document: str) -> list[list[str]]:
+        lines = "".join(blocks(document, language)).splitlines()
+        return [re.sub(r"\s+# .*", "", line).split() for line in lines]
+
+    assert without_comments("README_CN.md") == without_comments("README.md")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_to_a_file(document: str) -> None:
+    text = (ROOT / document).read_text()
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)|(?:src|srcset)=\"([^\"]+)\"", text)
+    for target in (link or image for link, image in targets):
+        if "://" not in target:
+            assert (ROOT / document).parent.joinpath(target).exists(), target
+
+
+def test_the_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """As it is printed, with a small network and images in place of real ones."""
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path)
+    small = seresnext.recipe("demo").replace(
+        batch_size=4, model={"layers": (1, 1, 1, 1), "cardinality": 2}, engine={"threads": 1}
+    )
+    weights = init_weights(small.model.architecture(1000), 0)
+    save_safetensors(tmp_path / "timm.safetensors", weights, {"format": "pt"})
+    monkeypatch.setattr(seresnext, "recipe", lambda name: small)
+    (source,) = blocks("README.md", "python")
+    exec(compile(source, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "starting from timm.safetensors (timm layout, seresnext50_32x4d)" in printed
+    assert (tmp_path / "mine.onnx").is_file()
+    assert re.search(r"^(cat|dog) [\d.]+%, (cat|dog) [\d.]+%$", printed, re.MULTILINE)
+    assert "Prediction(file='dog.png'" in printed.splitlines()[-1]
+
+
+def write_photos(folder: Path) -> None:
+    """Reddish cats and bluish dogs."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 3)):
+        for channel, name in ((0, "cat"), (2, "dog")):
+            (folder / "photos" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 90, (36, 36, 3), np.uint8)
+                pixels[..., channel] += 120
+                Image.fromarray(pixels).save(folder / "photos" / split / name / f"{i}.png")
+    Image.open(folder / "photos/val/cat/0.png").save(folder / "cat.jpg")
+    Image.open(folder / "photos/val/dog/0.png").save(folder / "dog.png")
