@@ -44,9 +44,9 @@ def main() -> None:
     print(
         f"""
 Done in {time.perf_counter() - start:.0f} s.
-  accuracy  {metrics.top1:.2%} top-1 on {metrics.images} digits that were not used in training
+  accuracy  {metrics.top1:.2%} top-1 of the artifact on {metrics.images} digits not used in training
+  artifact  {onnx} (runs without PyTorch or MindSpore)
   model     {out}/model (model.safetensors, config.json)
-  artifact  {onnx} (runs without PyTorch or MindSpore; the accuracy is its own)
   curves    .venv/bin/tensorboard --logdir {out}/tensorboard
 
 Try next:
