@@ -1,8 +1,10 @@
-"""The READMEs: the table of models is the code's, every command parses, the Python runs."""
+"""The documents agree with the code: models, commands, links, signatures; the Python runs."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -15,7 +17,7 @@ from PIL import Image
 import seresnext
 from seresnext.cli import VERBS
 from seresnext.cli.train import TrainArgs
-from seresnext.config import Config
+from seresnext.config import SHORT_NAMES, Config
 from seresnext.model.architecture import (
     MODEL_NAMES,
     architecture,
@@ -109,6 +111,23 @@ def test_every_link_leads_to_a_file(document: str) -> None:
     for target in (link or image for link, image in targets):
         if "://" not in target:
             assert (ROOT / document).parent.joinpath(target).exists(), target
+
+
+def test_the_api_page_names_what_is_public() -> None:
+    page = (ROOT / "docs/api.md").read_text()
+    names = {*seresnext.__all__, *SHORT_NAMES, *(f.name for f in dataclasses.fields(Config))}
+    assert {
+        n for n in names - {"__version__", "recipe"} if not re.search(rf"\b{n}\b", page)
+    } == set()
+
+
+@pytest.mark.parametrize("name", ["load", "train", "export", "convert"])
+def test_the_api_page_has_the_signatures(name: str) -> None:
+    page = " ".join((ROOT / "docs/api.md").read_text().split())
+    parameters = inspect.signature(getattr(seresnext, name)).parameters.values()
+    plain = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
+    written = str(inspect.Signature(plain)).replace("'", '"')
+    assert f"`seresnext.{name}{written}" in page
 
 
 def test_the_python_runs(
