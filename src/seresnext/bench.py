@@ -1,4 +1,4 @@
-"""How fast artifacts answer: latency, throughput, memory, side by side on this machine."""
+"""Latency, throughput and memory of models, side by side on this machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Measurement:
     batches: dict[int, list[float]] = field(default_factory=dict)
     """Batch size -> seconds of each call."""
     memory_bytes: int = 0
-    """Peak growth of a process of its own: framework, weights, work space."""
+    """Growth of the process at its peak: framework, weights, work space."""
 
     @property
     def p50(self) -> float:
@@ -75,12 +75,14 @@ def bench_infer(
 ) -> list[Measurement]:
     """Measure each model (run or model folder, artifact), in the order given.
 
-    Each lives in a process of its own. They take turns, `rounds` times: `seconds` of single
-    images, then one call for each of `batch_sizes`; so a disturbance of the machine hits all of
-    them. Time is from uint8 pixels to logits. Raises UserError for a model that cannot be loaded.
+    Each has its own process. They take turns, `rounds` times: `seconds` of single images, then one
+    call for each of `batch_sizes`, so that other load on the machine affects all of them. Time is
+    from uint8 pixels to logits. Raises UserError for a model that cannot be loaded.
     """
-    if not models or min((rounds, *batch_sizes)) < 1 or seconds <= 0 or threads < 0:
-        raise UserError("expected at least one model, and positive sizes, rounds and seconds")
+    if not models:
+        raise UserError("no model given; name at least one run, model folder or artifact")
+    if min((rounds, *batch_sizes)) < 1 or seconds <= 0 or threads < 0:
+        raise UserError("--batch-sizes, --rounds and --seconds: expected positive numbers")
     context = multiprocessing.get_context("spawn")
     workers: list[tuple[Any, Connection]] = []
     try:
@@ -193,25 +195,9 @@ def print_results(results: Sequence[Measurement]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        box=None,
-        title=describe_cpu(),
-        title_justify="left",
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    table = Table(box=None, title=describe_cpu(), title_justify="left", pad_edge=False)
     table.add_column("model", overflow="fold")
-    for name in (
-        "runtime",
-        "p50 ms",
-        "p99 ms",
-        "speed",
-        "images/s",
-        "batch",
-        "speed",
-        "RAM MB",
-        "file MB",
-    ):
+    for name in "runtime,p50 ms,p99 ms,speed,images/s,batch,speed,RAM MB,file MB".split(","):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         rate, size = result.throughput()

@@ -37,6 +37,7 @@ _EXPECTED = {
     "float_type": "number",
     "string_type": "text",
     "bool_type": "true or false",
+    "string_too_short": "a text",
     "dataclass_type": "a group of fields",
     "dataclass_exact_type": "a group of fields",
     "finite_number": "a finite number",
@@ -104,5 +105,7 @@ def _explain(cls: Any, group: str, error: ValidationError) -> str:
     elif kind == "value_error":
         expected = str(context["error"])
     else:
-        expected = _EXPECTED.get(kind, first["msg"]).format(**context)
+        expected = _EXPECTED.get(kind, first["msg"].removeprefix("Input should be ")).format(
+            **context
+        )
     return f"{name}: expected {expected}, got {first['input']!r}"

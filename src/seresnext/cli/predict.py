@@ -29,8 +29,6 @@ class PredictArgs(JsonOption, ComputeOptions):
 
 def run(argv: list[str]) -> int:
     args = tyro.cli(PredictArgs, args=argv, prog="seresnext predict")
-    if args.top < 1 or args.batch_size < 1:
-        raise UserError("--top and --batch-size: expected 1 or more")
     if not args.images:
         raise UserError("no image given; name at least one file or folder after the model")
     from ..api import load

@@ -38,10 +38,10 @@ def size_or_zero(side: int) -> int:
 
 @checked("model")
 class ModelConfig:
-    """Which network of the family. A field left at `None` is as the name says."""
+    """The network. Fields that are `None` follow from `name`."""
 
     name: Annotated[str, AfterValidator(known_model)] = "seresnext50_32x4d"
-    """One of the family; `seresnext doctor` lists it."""
+    """Member of the family; `seresnext doctor` lists them."""
     drop_path: Rate = 0.0
     """Stochastic depth: rate of the last block, growing linearly from 0."""
     dropout: Rate = 0.0
@@ -64,14 +64,14 @@ class ModelConfig:
     """Shortcut: strided 1x1, or average pool then 1x1."""
 
     def architecture(self, num_classes: int) -> Architecture:
-        """The network this describes, for `num_classes` classes."""
+        """Return the network for `num_classes` classes."""
         overrides = {k: v for k, v in vars(self).items() if k != "name" and v is not None}
         return architecture(self.name, num_classes=num_classes, **overrides)
 
 
 @checked("data")
 class DataConfig:
-    """Where the images are and what to do about bad ones."""
+    """Where the images are, and how unreadable ones are treated."""
 
     root: str = ""
     """Folder with `train/<class>/` and `val/<class>/` (or `validation/`, `test/`)."""
@@ -80,26 +80,26 @@ class DataConfig:
     val: str = ""
     """Validation folder `<class>/`, instead of `root`/val."""
     workers: Count = 0
-    """Decoding threads; 0 means one per core. Never changes which sample is seen when, or how."""
+    """Decoding threads; 0 means one per core. The number has no effect on the samples."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """`stop` at the first unreadable image, or `skip` it and list it in `RUN/bad-images.jsonl`.
-    Another image never takes its place."""
+    """`stop` at the first unreadable image, or `skip` it, list it in `RUN/bad-images.jsonl` and
+    leave its row of the batch out of the loss."""
     allow_empty_classes: bool = False
-    """Accept class folders without a single image."""
+    """Accept class folders without images."""
     follow_links: bool = False
-    """Follow links to files and folders, also out of the data folder; a loop is refused."""
+    """Follow links to files and folders, also outside the data folder; loops are refused."""
     max_pixels: PositiveInt = 100_000_000
-    """Larger images are refused from their header."""
+    """Images with more pixels are refused before they are decoded."""
     drop_last: bool = False
-    """False: epochs follow each other without a gap and a batch may span two, so no image is
-    dropped. True: the incomplete last batch of an epoch is dropped (the original's rule)."""
+    """True: drop the incomplete last batch of each epoch (the original's rule). False: no image is
+    dropped; a batch may span two epochs."""
     allow_change: bool = False
     """Resume although the data no longer matches the checkpoint's fingerprint."""
 
 
 @checked("augment")
 class AugmentConfig:
-    """Training augmentation, in the order in which it is applied, and evaluation preprocessing."""
+    """Training augmentation, in the order of application, and evaluation preprocessing."""
 
     image_size: Annotated[int, Field(ge=32)] = 224
     """Side of training images, pixels (32 or more)."""
@@ -135,7 +135,7 @@ class AugmentConfig:
     """Channel standard deviations that normalise pixels in 0..1."""
 
     def input_spec(self) -> InputSpec:
-        """The evaluation preprocessing that travels with the trained model."""
+        """Return the evaluation preprocessing, which is stored with the model."""
         return InputSpec(
             image_size=self.eval_image_size or self.image_size,
             crop_ratio=self.eval_crop_ratio,
@@ -200,7 +200,7 @@ class ScheduleConfig:
 
 @checked("engine")
 class EngineConfig:
-    """What computes, and how."""
+    """Framework, device and arithmetic."""
 
     name: EngineName = "torch"
     """Framework."""
@@ -228,7 +228,7 @@ class EngineConfig:
 
 @checked("run")
 class RunConfig:
-    """Length, bookkeeping and safety of a run."""
+    """Length of a run, logging, checkpoints, limits."""
 
     out: Annotated[str, Field(min_length=1)] = "runs/latest"
     """Run folder: config, logs, checkpoints, finished model."""
@@ -249,13 +249,13 @@ class RunConfig:
     save_every: Duration = "1 epochs"
     """How often a checkpoint is written."""
     keep_checkpoint_max: PositiveInt = 3
-    """Newest checkpoints kept; the best one is kept besides."""
+    """Number of newest checkpoints kept, in addition to the best one."""
     early_stop: Count = 0
     """Stop after this many evaluations without a better top-1; 0 is off."""
     max_bad_steps: PositiveInt = 10
     """Stop after this many steps in a row whose loss or gradient is not finite."""
     rank_timeout: Annotated[float, Field(ge=5)] = 15.0
-    """Seconds without a sign of life after which one of several processes counts as lost and the
-    others end. Slow is not silent: compiling or waiting for data counts as life."""
+    """Seconds without a heartbeat after which a process counts as lost and the others end. Slow
+    processes (compiling, waiting for data) still send heartbeats."""
     eval_batch_size: Count = 0
     """Images per evaluation batch and device; 0 means `batch_size`."""
