@@ -140,12 +140,12 @@ import os, signal, sys
 import seresnext.training.checkpoint as module
 from seresnext.cli import main
 
-stage, saves, write, clean = sys.argv[1], 0, module._write_synced, os.replace
+stage, saves, synced, clean = sys.argv[1], 0, module._synced, os.replace
 
-def dying_write(path, parts):
+def dying_write(path):
     global saves
     saves += path.name == module.STATE
-    entry = write(path, parts)
+    entry = synced(path)
     if stage == "writing" and saves == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return entry
@@ -155,7 +155,7 @@ def dying_replace(old, new):
     if stage == "renamed" and "step-00000007" in str(new):
         os.kill(os.getpid(), signal.SIGKILL)
 
-module._write_synced, module.os.replace = dying_write, dying_replace
+module._synced, module.os.replace = dying_write, dying_replace
 sys.exit(main(sys.argv[2:]))
 """
 

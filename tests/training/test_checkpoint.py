@@ -42,6 +42,12 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    path = save_checkpoint(tmp_path, make(7))
+    assert {p.stat().st_mode for p in path.iterdir()} == {(tmp_path / "other").stat().st_mode}
+
+
 def test_saving_the_same_step_again_replaces_it(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, make(3))
     second = make(3)
@@ -133,16 +139,15 @@ import seresnext.training.checkpoint as module
 
 stage, count = sys.argv[2], 0
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-write, replace = module._write_synced, os.replace
+synced, replace = module._synced, os.replace
 
-def dying_write(path, parts):
+def dying_write(path):
     global count
     count += 1
     if (stage, count) in (("first write", 1), ("second write", 2), ("last write", 3)):
-        data = b"".join(parts)
-        path.write_bytes(data[: len(data) // 2])
+        os.truncate(path, path.stat().st_size // 2)
         die()
-    return write(path, parts)
+    return synced(path)
 
 def dying_replace(a, b):
     if stage == "before rename":
@@ -150,7 +155,7 @@ def dying_replace(a, b):
     replace(a, b)
     die()
 
-module._write_synced, module.os.replace = dying_write, dying_replace
+module._synced, module.os.replace = dying_write, dying_replace
 tensors = {"model": {"w": np.ones(1000, np.float32)}}
 module.save_checkpoint(Path(sys.argv[1]), module.Checkpoint(2, {}, tensors))
 """

@@ -68,12 +68,26 @@ def save_safetensors(
     path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str]
 ) -> None:
     """Write a safetensors file; it appears whole or not at all. Raises UserError."""
+    with replacing(path) as temporary:
+        write_safetensors(temporary, tensors, metadata)
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file. Raises OSError.
+
+    `save_file` of safetensors 0.8 reports a full disk by its own exception, and replaces `path` by
+    a file that only its owner can read; the file gets the usual permissions here.
+    """
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    path.touch()
+    permissions = path.stat().st_mode
     try:
-        with replacing(path) as temporary:
-            save_file(contiguous, temporary, metadata)
-    except SafetensorError as error:  # an error of the disk, too
-        raise UserError(f"cannot write {path}: {error}") from None
+        save_file(contiguous, path, metadata)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
+    path.chmod(permissions)
 
 
 def _timm_architecture(arch: Architecture) -> dict[str, Any]:
