@@ -67,16 +67,14 @@ def write_photos(folder: Path, count: int = 200) -> None:
 
 def ours(threads: int, folder: Path) -> Iterator[np.ndarray]:
     from seresnext.config import AugmentConfig, DataConfig
-    from seresnext.data.loader import BadImages, train_batches
+    from seresnext.data.loader import Reader, Share, train_batches
     from seresnext.data.sources import open_source
 
     batches = train_batches(
-        open_source(folder),
-        DataConfig(workers=threads),
+        Reader(open_source(folder), DataConfig(workers=threads)),
         AugmentConfig(image_size=SIZE, crop_scale=AREA, crop_ratio=RATIO, color_jitter=(0,) * 4),
+        Share(BATCH),
         seed=0,
-        batch_size=BATCH,
-        report=BadImages(),
     )
     for batch in batches:
         yield batch.images

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .batch import Batch
 from .config import DataConfig
-from .data.loader import BadImages, eval_batches
+from .data.loader import Reader, Share, eval_batches
 from .data.sources import open_evaluation
 from .errors import UserError
 from .runtimes.base import Runtime
@@ -60,14 +60,8 @@ def evaluate_folder(
     """
     if batch_size < 1:
         raise UserError(f"--batch-size: expected 1 or more, got {batch_size}")
-    bad_images = BadImages()
-    batches = eval_batches(
-        open_evaluation(Path(data), model.spec.class_names),
-        model.spec.input,
-        DataConfig(workers=workers, on_bad_image=on_bad_image),
-        batch_size=batch_size,
-        report=bad_images,
-    )
-    with closing(batches):
-        metrics = evaluate(model.predict, batches, unread=lambda: bad_images.count)
-    return replace(metrics, unread_images=tuple(bad_images.names()))
+    source = open_evaluation(Path(data), model.spec.class_names)
+    reader = Reader(source, DataConfig(workers=workers, on_bad_image=on_bad_image))
+    with closing(eval_batches(reader, model.spec.input, Share(batch_size))) as batches:
+        metrics = evaluate(model.predict, batches, unread=lambda: reader.bad_images.count)
+    return replace(metrics, unread_images=tuple(reader.bad_images.names()))

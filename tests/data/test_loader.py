@@ -22,8 +22,9 @@ from PIL import Image
 from seresnext.batch import Batch
 from seresnext.config import AugmentConfig, DataConfig
 from seresnext.data.augment import augment_encoded
+from seresnext.data.bad_images import BadImages
 from seresnext.data.decode import decode_image
-from seresnext.data.loader import BadImages, eval_batches, train_batches
+from seresnext.data.loader import Reader, Share, eval_batches, train_batches
 from seresnext.data.order import SampleOrder, batch_seed, sample_rng
 from seresnext.data.preprocess import preprocess
 from seresnext.data.sources import Sample, Source, open_source
@@ -44,22 +45,16 @@ def source(folder: Path) -> Source:
 
 def train(source, steps: int, augment: AugmentConfig = MIX, workers: int = 2, **options):
     """The first `steps` batches from `start_step` on."""
-    batches = train_batches(
-        source,
-        replace(options.pop("data", DataConfig()), workers=workers),
-        augment,
-        seed=options.pop("seed", 3),
-        report=options.pop("report", BadImages()),
-        **options,
-    )
-    with closing(batches):
+    data = replace(options.pop("data", DataConfig()), workers=workers)
+    reader = Reader(source, data, options.pop("bad_images", BadImages()))
+    seed, start_step = options.pop("seed", 3), options.pop("start_step", 0)
+    with closing(train_batches(reader, augment, Share(**options), seed, start_step)) as batches:
         return list(islice(batches, steps))
 
 
 def evaluate(source, batch_size: int, data: DataConfig | None = None, **options) -> list[Batch]:
-    data = data or DataConfig()
-    report = options.pop("report", BadImages())
-    return list(eval_batches(source, SPEC, data, batch_size=batch_size, report=report, **options))
+    reader = Reader(source, data or DataConfig(), options.pop("bad_images", BadImages()))
+    return list(eval_batches(reader, SPEC, Share(batch_size, **options)))
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
@@ -149,9 +144,7 @@ class TestTraining:
     def test_memory_does_not_grow_with_the_run(self, source: Source) -> None:
         """Batches are made a few ahead, not as many as there are."""
         made = Counting(source)
-        batches = train_batches(
-            made, DataConfig(workers=2), AUGMENT, seed=0, batch_size=8, report=BadImages()
-        )
+        batches = train_batches(Reader(made, DataConfig(workers=2)), AUGMENT, Share(8), seed=0)
         with closing(batches):
             next(batches)
             time.sleep(0.3)
@@ -239,8 +232,8 @@ class TestBadImages:
     def test_skip_masks_the_row_and_puts_nothing_in_its_place(
         self, source: Source, bad: dict[str, str], tmp_path: Path
     ) -> None:
-        report = BadImages(tmp_path / "bad-images.jsonl")
-        batches = train(source, 5, MIX, batch_size=4, data=SKIP, report=report)
+        bad_images = BadImages(tmp_path / "bad-images.jsonl")
+        batches = train(source, 5, MIX, batch_size=4, data=SKIP, bad_images=bad_images)
         good = train(source, 5, batch_size=4, data=SKIP)
         assert same(batches, good)
         order = SampleOrder(10, 3, 4)
@@ -255,17 +248,17 @@ class TestBadImages:
                 elif source.describe(other) in bad:  # nothing to mix with
                     assert batch.mix[row] == 1
                     assert batch.mixed_labels[row] == batch.labels[row]
-        assert report.count == 3
-        assert sorted(report.names()) == sorted(bad)
+        assert bad_images.count == 3
+        assert sorted(bad_images.names()) == sorted(bad)
 
     def test_report_lists_each_once(
         self, source: Source, bad: dict[str, str], tmp_path: Path
     ) -> None:
         listed = tmp_path / "run" / "bad-images.jsonl"
         for _ in range(2):  # a run, then its continuation
-            report = BadImages(listed)
-            train(source, 12, batch_size=4, data=SKIP, report=report)
-            evaluate(source, 4, SKIP, report=report)
+            bad_images = BadImages(listed)
+            train(source, 12, batch_size=4, data=SKIP, bad_images=bad_images)
+            evaluate(source, 4, SKIP, bad_images=bad_images)
         lines = [json.loads(line) for line in listed.read_text().splitlines()]
         assert len(lines) == 3
         for line in lines:
@@ -274,63 +267,25 @@ class TestBadImages:
             assert bad[line["file"]] in line["reason"]
 
     def test_evaluation_counts_unread_images(self, source: Source, bad: dict[str, str]) -> None:
-        report = BadImages()
-        batches = evaluate(source, 4, SKIP, report=report)
+        bad_images = BadImages()
+        batches = evaluate(source, 4, SKIP, bad_images=bad_images)
         index = np.concatenate([b.index for b in batches])
         mask = np.concatenate([b.mask for b in batches])
         assert sorted(index[index >= 0]) == list(range(10))
         assert {source.describe(int(i)) for i in index[~mask & (index >= 0)]} == set(bad)
-        assert report.count == 3
+        assert bad_images.count == 3
 
     def test_vanished_file(self, source: Source, folder: Path) -> None:
         (folder / "2" / "0.png").unlink()
         with pytest.raises(UserError, match=r"cannot read image .*/2/0\.png: No such file"):
             evaluate(source, 4)
-        report = BadImages()
-        evaluate(source, 4, SKIP, report=report)
-        assert report.names() == [str(folder / "2" / "0.png")]
+        bad_images = BadImages()
+        evaluate(source, 4, SKIP, bad_images=bad_images)
+        assert bad_images.names() == [str(folder / "2" / "0.png")]
 
     def test_too_many_pixels(self, source: Source) -> None:
         with pytest.raises(UserError, match=r"pixels; at most 100 are read"):
             evaluate(source, 4, DataConfig(max_pixels=100))
-
-    def test_processes_share_a_report(self, tmp_path: Path) -> None:
-        path = tmp_path / "bad-images.jsonl"
-        first, second = BadImages(path), BadImages(path)
-        first.add("a", 0, "why")
-        second.add("a", 0, "why")
-        second.add("b", 1, "why")
-        first.add("c", 2, "why")
-        assert [json.loads(line)["file"] for line in path.read_text().splitlines()] == [*"abc"]
-        assert first.names() == ["a", "b", "c"]
-        assert BadImages(path).count == 3
-
-    def test_line_cut_short_by_a_crash(self, tmp_path: Path) -> None:
-        path = tmp_path / "bad-images.jsonl"
-        path.write_text('{"file": "a", "index": 0, "reason": "why"}\n{"file": "b", "ind')
-        report = BadImages(path)
-        assert report.names() == ["a"]
-        report.add("b", 1, "why")
-        report.add("c", 2, "why")
-        assert BadImages(path).names() == ["a", "b", "c"]
-
-    def test_many_threads_add(self, tmp_path: Path) -> None:
-        path = tmp_path / "bad-images.jsonl"
-        report = BadImages(path)
-        threads = [
-            threading.Thread(target=lambda: [report.add(str(i), i, "why") for i in range(50)])
-            for _ in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert report.count == len(path.read_text().splitlines()) == 50
-
-    def test_names_that_are_not_utf8(self, tmp_path: Path) -> None:
-        path = tmp_path / "bad-images.jsonl"
-        BadImages(path).add("\udcff.png", 0, "why")
-        assert BadImages(path).names() == ["\udcff.png"]
 
 
 class Broken(Counting):
@@ -387,9 +342,7 @@ class TestThreads:
     def test_closing_waits_for_what_they_are_doing(self, source: Source) -> None:
         """No image is read after the end."""
         made = Counting(source)
-        batches = train_batches(
-            made, DataConfig(workers=3), MIX, seed=0, batch_size=4, report=BadImages()
-        )
+        batches = train_batches(Reader(made, DataConfig(workers=3)), MIX, Share(4), seed=0)
         next(batches)
         batches.close()
         count = made.count
@@ -398,9 +351,7 @@ class TestThreads:
 
     def test_closing_ends_them(self, source: Source) -> None:
         before = threads()
-        batches = train_batches(
-            source, DataConfig(workers=3), MIX, seed=0, batch_size=4, report=BadImages()
-        )
+        batches = train_batches(Reader(source, DataConfig(workers=3)), MIX, Share(4), seed=0)
         next(batches)
         assert len(threads() - before) == 3
         batches.close()
@@ -415,12 +366,8 @@ class TestThreads:
         before = threads()
 
         def forget() -> Iterator[Batch]:
-            return islice(
-                train_batches(
-                    source, DataConfig(workers=3), MIX, seed=0, batch_size=4, report=BadImages()
-                ),
-                2,
-            )
+            reader = Reader(source, DataConfig(workers=3))
+            return islice(train_batches(reader, MIX, Share(4), seed=0), 2)
 
         next(forget())
         assert settles(before)
@@ -430,10 +377,10 @@ class TestThreads:
             "import sys\n"
             "from pathlib import Path\n"
             "from seresnext.config import AugmentConfig, DataConfig\n"
-            "from seresnext.data.loader import BadImages, train_batches\n"
+            "from seresnext.data.loader import Reader, Share, train_batches\n"
             "from seresnext.data.sources import open_source\n"
-            "batches = train_batches(open_source(Path(sys.argv[1])), DataConfig(workers=4),\n"
-            "    AugmentConfig(image_size=32), seed=0, batch_size=32, report=BadImages())\n"
+            "reader = Reader(open_source(Path(sys.argv[1])), DataConfig(workers=4))\n"
+            "batches = train_batches(reader, AugmentConfig(image_size=32), Share(32), seed=0)\n"
             "print(next(batches).mask.all())\n"
         )
         run = subprocess.run(

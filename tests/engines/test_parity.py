@@ -25,7 +25,7 @@ from seresnext.batch import Batch
 from seresnext.config import DataConfig, EngineConfig, LossConfig, OptimConfig
 from seresnext.config.recipes import recipe
 from seresnext.data.demo import write_digits
-from seresnext.data.loader import BadImages, train_batches
+from seresnext.data.loader import Reader, Share, train_batches
 from seresnext.data.sources import open_source
 from seresnext.engines.base import Engine, EngineState, create_engine
 from seresnext.engines.mindspore.network import SEResNeXt as MindSporeNetwork
@@ -256,9 +256,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelSpec, list[Ba
     source = open_source(folder / "train")
     config = recipe("demo")
     augment = replace(config.augment, mixup=0.2)
-    batches = train_batches(
-        source, DataConfig(workers=1), augment, seed=0, batch_size=32, report=BadImages(None)
-    )
+    batches = train_batches(Reader(source, DataConfig(workers=1)), augment, Share(32), seed=0)
     with closing(batches):
         first = list(islice(batches, STEPS))
     arch = replace(tiny_spec().architecture, num_classes=10, drop_path=0.1)

@@ -1,8 +1,8 @@
-"""Training augmentation, all of it: change it here.
+"""Training augmentation: crop, resize, shift, rotation, flip, colour, erasing, mixing.
 
-An image's random numbers are drawn at once, and each operation has its own place among them
-(`_CROP` and so on), so that switching one on changes nothing about the others. Semantics are
-torchvision's; the arithmetic is OpenCV's, within a level or two of Pillow's.
+An image's random numbers are drawn at once, and each operation has fixed positions among them
+(`_CROP` and so on), so that enabling one does not change the others. Semantics are torchvision's;
+the arithmetic is OpenCV's, within a level or two of Pillow's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config import AugmentConfig
 from .decode import Box, open_image
@@ -30,8 +31,10 @@ _ORDERS = tuple(itertools.permutations(range(4)))
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's convert("L")
 
 
-def augment(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """uint8 RGB [H, W, 3] -> uint8 [S, S, 3], S = `config.image_size`."""
+def augment(
+    image: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Return an augmented image, uint8 [S, S, 3] with S = `config.image_size`, from [H, W, 3]."""
     draws = rng.random(_DRAWS).tolist()
     height, width = image.shape[:2]
     box = draw_crop(width, height, config, draws[_CROP])
@@ -41,10 +44,10 @@ def augment(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) 
 
 def augment_encoded(
     data: bytes, config: AugmentConfig, rng: np.random.Generator, max_pixels: int
-) -> np.ndarray:
-    """`augment` on an encoded image. Raises ImageError.
+) -> NDArray[np.uint8]:
+    """Return `augment` of an encoded image. Raises ImageError.
 
-    The crop is chosen from the header, so that no more of a JPEG is decoded than it needs.
+    The crop is drawn from the size in the header, so that only what it needs of a JPEG is decoded.
     """
     draws = rng.random(_DRAWS).tolist()
     image = open_image(data, max_pixels)
@@ -52,8 +55,10 @@ def augment_encoded(
     return _finish(image.crop(box, config.image_size), config, draws)
 
 
-def _finish(image: np.ndarray, config: AugmentConfig, draws: list[float]) -> np.ndarray:
-    """Everything after the crop."""
+def _finish(
+    image: NDArray[np.uint8], config: AugmentConfig, draws: list[float]
+) -> NDArray[np.uint8]:
+    """Apply everything after the crop."""
     image = resize(image, config.image_size)
     if config.shift:
         image = shift(image, *(_integer(u, -config.shift, config.shift) for u in draws[_SHIFT]))
@@ -70,12 +75,12 @@ def _finish(image: np.ndarray, config: AugmentConfig, draws: list[float]) -> np.
 
 
 def _between(u: float, low: float, high: float) -> float:
-    """u in [0, 1) -> [low, high)."""
+    """Map u in [0, 1) to [low, high)."""
     return low + u * (high - low)
 
 
 def _integer(u: float, low: int, high: int) -> int:
-    """u in [0, 1) -> low, ..., high."""
+    """Map u in [0, 1) to low, ..., high."""
     return low + int(u * (high - low + 1))
 
 
@@ -83,8 +88,11 @@ def _integer(u: float, low: int, high: int) -> int:
 
 
 def draw_crop(width: int, height: int, config: AugmentConfig, u: list[float]) -> Box:
-    """Random-resized crop (arXiv:1409.4842, section 6): ten tries, then the largest centre crop
-    whose ratio is allowed. A scale of (1, 1) takes the whole image."""
+    """Return a random-resized crop (arXiv:1409.4842, section 6).
+
+    After ten tries that do not fit, it is the largest centre crop with an allowed ratio. A scale of
+    (1, 1) takes the whole image.
+    """
     if config.crop_scale == (1.0, 1.0):
         return Box(0, 0, width, height)
     low, high = config.crop_ratio
@@ -102,8 +110,8 @@ def draw_crop(width: int, height: int, config: AugmentConfig, u: list[float]) ->
     return Box((width - w) // 2, (height - h) // 2, w, h)
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """To size x size, bilinear; antialiased when shrinking, as Pillow's BILINEAR.
+def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize to size x size, bilinear; antialiased when shrinking, like Pillow's BILINEAR.
 
     OpenCV's own antialiased filter, INTER_AREA, takes four times as long.
     """
@@ -119,17 +127,17 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
-_STEPS = 64  # factors are told apart to this part of 1
+_STEPS = 64  # shrinking factors are rounded to 1/64
 
 
 @functools.lru_cache(maxsize=1024)
-def _antialias(factor: int) -> np.ndarray:
-    """Blur before bilinear sampling at every factor / _STEPS pixels; float32 [2n - 1].
+def _antialias(factor: int) -> NDArray[np.uint8]:
+    """Return the blur kernel for bilinear sampling at every f = `factor` / _STEPS pixels, float32.
 
-    Bilinear sampling itself is a triangle of half-width 1 and variance 1/6; together with the
-    blur it should have the variance f^2/6 of the half-width f. Whole triangles have the variance
-    (n^2 - 1)/6 on the grid of pixels; those of the two nearest n are mixed to have (f^2 - 1)/6.
-    OpenCV computes in 1/256, so the weights are whole multiples of that and sum to 1 exactly.
+    Bilinear sampling itself is a triangle filter of half-width 1 and variance 1/6; together with
+    the blur it should have f^2/6, the variance of half-width f. Triangles of integer half-width n
+    have variance (n^2 - 1)/6 on the pixel grid; the two nearest are mixed to give (f^2 - 1)/6.
+    OpenCV computes in units of 1/256, so the weights are multiples of that and sum to 1 exactly.
     """
     f = max(1.0, factor / _STEPS)
     n = int(f)
@@ -140,8 +148,8 @@ def _antialias(factor: int) -> np.ndarray:
     return (kernel / 256).astype(np.float32)
 
 
-def shift(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    """Move right by `dx` and down by `dy` pixels, repeating the edge."""
+def shift(image: NDArray[np.uint8], dx: int, dy: int) -> NDArray[np.uint8]:
+    """Move the image right by `dx` and down by `dy` pixels, repeating the edge."""
     height, width = image.shape[:2]
     padded = cv2.copyMakeBorder(
         image, max(dy, 0), max(-dy, 0), max(dx, 0), max(-dx, 0), cv2.BORDER_REPLICATE
@@ -150,8 +158,8 @@ def shift(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
     return np.ascontiguousarray(padded[y : y + height, x : x + width])
 
 
-def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Turn counter-clockwise around the centre, bilinear, repeating the edge."""
+def rotate(image: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
+    """Rotate counter-clockwise around the centre, bilinear, repeating the edge."""
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
     return cv2.warpAffine(
@@ -163,9 +171,9 @@ def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def color_jitter(
-    image: np.ndarray, strength: tuple[float, float, float, float], u: list[float]
-) -> np.ndarray:
-    """Brightness, contrast, saturation and hue, in random order, as torchvision's ColorJitter."""
+    image: NDArray[np.uint8], strength: tuple[float, float, float, float], u: list[float]
+) -> NDArray[np.uint8]:
+    """Change brightness, contrast, saturation and hue in random order, as torchvision does."""
     order, *u = u
     for k in _ORDERS[int(order * len(_ORDERS))]:
         if not strength[k]:
@@ -178,32 +186,32 @@ def color_jitter(
     return image
 
 
-def brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """`factor` * pixel (Pillow's ImageEnhance.Brightness)."""
+def brightness(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    """Return `factor` * pixel (Pillow's ImageEnhance.Brightness)."""
     return cv2.addWeighted(image, factor, image, 0, 0)
 
 
-def contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Away from the mean grey of the image, or towards it (ImageEnhance.Contrast)."""
+def contrast(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    """Blend with the mean grey of the image (ImageEnhance.Contrast)."""
     mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
     return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean)
 
 
-def saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Away from each pixel's grey, or towards it (ImageEnhance.Color), as one 3x3 matrix."""
+def saturation(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    """Blend with each pixel's own grey (ImageEnhance.Color), as one 3x3 matrix."""
     matrix = factor * np.eye(3, dtype=np.float32) + (1 - factor) * _LUMA
     return cv2.transform(image, matrix.astype(np.float32))
 
 
-def hue(image: np.ndarray, turn: float) -> np.ndarray:
-    """Turn the hue by `turn` of a full circle, through HSV in float32 (faster than in uint8)."""
+def hue(image: NDArray[np.uint8], turn: float) -> NDArray[np.uint8]:
+    """Rotate the hue by `turn` of a full circle, in float32 HSV (faster than in uint8)."""
     hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
     hsv[..., 0] += np.float32(360 * (turn % 1))
     return cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
 
 
-def mean_color(config: AugmentConfig) -> np.ndarray:
-    """uint8 [3]: the colour that normalises to zero."""
+def mean_color(config: AugmentConfig) -> NDArray[np.uint8]:
+    """Return the colour that normalises to zero, uint8 [3]."""
     return np.rint(255 * np.array(config.mean)).astype(np.uint8)
 
 
@@ -211,7 +219,8 @@ def mean_color(config: AugmentConfig) -> np.ndarray:
 
 
 def draw_erase(config: AugmentConfig, u: list[float]) -> Box | None:
-    """Rectangle to erase: 2 to 33 % of the area, ratio 0.3 to 3.3 (arXiv:1708.04896); or None."""
+    """Return the rectangle to erase, if any: 2 to 33 % of the area, ratio 0.3 to 3.3
+    (arXiv:1708.04896)."""
     if u[0] >= config.erase:
         return None
     size = config.image_size
@@ -224,7 +233,7 @@ def draw_erase(config: AugmentConfig, u: list[float]) -> Box | None:
     return None
 
 
-def erase(image: np.ndarray, box: Box, color: np.ndarray) -> np.ndarray:
+def erase(image: NDArray[np.uint8], box: Box, color: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Fill `box` with `color`."""
     image = image.copy()
     image[box.y : box.y + box.height, box.x : box.x + box.width] = color
@@ -232,12 +241,13 @@ def erase(image: np.ndarray, box: Box, color: np.ndarray) -> np.ndarray:
 
 
 def mix_pair(
-    a: np.ndarray, b: np.ndarray, config: AugmentConfig, rng: np.random.Generator
+    a: NDArray[np.uint8], b: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator
 ) -> float:
     """Blend two uint8 [S, S, 3] images into each other, in place, by mixup or CutMix.
 
-    Returns the weight of each one's own label: for mixup the share of its own pixels' values, for
-    CutMix the share of its own pixels, counted after the box was cut off at the edges.
+    Returns the weight of each image's own label: with mixup (arXiv:1710.09412) the weight of its
+    pixel values, with CutMix (arXiv:1905.04899) the share of its pixels that are kept, counted
+    after clipping the box at the edges.
     """
     kind, x, y = rng.random(3).tolist()
     if config.mixup and (not config.cutmix or kind < 0.5):

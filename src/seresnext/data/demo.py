@@ -13,16 +13,16 @@ from PIL import Image
 from ..errors import UserError
 
 IMAGES = 1797
-"""How many scans there are: 8x8 pixels, levels 0 to 16."""
+"""Number of scans; each has 8x8 pixels with levels 0 to 16."""
 
 
 def write_digits(out: Path) -> None:
-    """Write `out`/train/<digit>/*.png and `out`/val/<digit>/*.png; nothing if they are there.
+    """Write `out`/train/<digit>/*.png and `out`/val/<digit>/*.png, unless they exist.
 
-    The scans stay 8x8 and grey, their levels stretched to 0..255. Of each digit every fifth one
-    is for validation: 1,442 train and 355 val images. `out` appears complete or not at all.
+    The scans stay 8x8 and grey, with levels scaled to 0..255. Every fifth scan of each digit is
+    for validation: 1,442 training and 355 validation images. `out` appears complete or not at all.
 
-    Raises UserError when scikit-learn is missing, and when `out` holds something else.
+    Raises UserError when scikit-learn is missing or `out` contains something else.
     """
     if _complete(out):
         return
@@ -53,6 +53,6 @@ def write_digits(out: Path) -> None:
 
 
 def _complete(out: Path) -> bool:
-    """All scans are there (a copy is written whole or not at all, so counting is enough)."""
+    """Return whether all scans exist: `out` appears complete or not at all, so they are counted."""
     splits = [out / "train", out / "val"]
     return sum(1 for split in splits for _ in split.glob("?/digit-????.png")) == IMAGES

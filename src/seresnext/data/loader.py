@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..batch import Batch
 from ..config import AugmentConfig, DataConfig
@@ -22,104 +19,89 @@ from ..errors import UserError
 from ..machine import usable_cores
 from ..model.spec import InputSpec
 from .augment import augment_encoded, mean_color, mix_pair
+from .bad_images import BadImages
 from .decode import ImageError, decode_image
-from .order import SampleOrder, batch_seed, pair_rng, sample_rng, steps_per_epoch
+from .order import SampleOrder, batch_seed, pair_rng, sample_rng
 from .preprocess import preprocess
 from .sources import Source
-
-__all__ = ["BadImages", "eval_batches", "steps_per_epoch", "train_batches"]
 
 # Rows that one thread makes at a time: few, so that all threads work on the same batch. Even, so
 # that a mixed pair is in one task.
 _ROWS = 8
 
 
-class BadImages:
-    """Images that could not be read: each once, here and in a report file of JSON lines.
+@dataclass(frozen=True)
+class Share:
+    """What one rank takes of every global batch."""
 
-    Several processes, or a run and its continuation, may share the file.
-    """
+    batch_size: int
+    """Images per batch on this rank."""
+    rank: int = 0
+    world_size: int = 1
+    shards: int = 1
+    """Pieces into which the engine cuts the rank's batch, each with a seed of its own."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        """With `path`, what it already lists is known."""
-        self._path = path
-        self._lock = threading.Lock()
-        self._names: dict[str, None] = {}
-        self._read = 0
-        self._whole = True
-        self._read_file()
 
-    @property
-    def count(self) -> int:
-        """How many different images."""
-        return len(self._names)
+@dataclass(frozen=True)
+class Reader:
+    """Reads single images into batches."""
 
-    def names(self) -> list[str]:
-        """Their names, in the order in which they were found."""
-        with self._lock:
-            return list(self._names)
+    source: Source
+    config: DataConfig
+    bad_images: BadImages = field(default_factory=BadImages)
+    """Where unreadable images are recorded with `on_bad_image="skip"`."""
 
-    def add(self, name: str, index: int, reason: str) -> None:
-        """Note an image: `{"file": name, "index": index, "reason": reason}`; name is its path."""
-        with self._lock:
-            if name in self._names:
-                return
-            self._read_file()  # another process may have found it meanwhile
-            if name not in self._names and self._path:
-                line = json.dumps({"file": name, "index": index, "reason": reason}) + "\n"
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._path.open("ab", buffering=0) as file:
-                    file.write(line.encode() if self._whole else b"\n" + line.encode())
-            self._names[name] = None
+    def read(
+        self, batch: Batch, row: int, index: int, make: Callable[[bytes], NDArray[np.uint8]]
+    ) -> bool:
+        """Fill `row` with image `index`, turned into pixels by `make`.
 
-    def _read_file(self) -> None:
-        """Learn what was appended to the file since it was last read."""
-        if not self._path or not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._read)
-            for line in file:
-                self._whole = line.endswith(b"\n")
-                with contextlib.suppress(ValueError):  # a line cut short by a crash
-                    self._names[json.loads(line)["file"]] = None
-            self._read = file.tell()
+        Returns False, with the row masked and its pixels not set, when the image cannot be read
+        and such images are skipped. Raises UserError when they are not.
+        """
+        batch.index[row] = index
+        try:
+            sample = self.source[index]
+            batch.images[row] = make(sample.data)
+        except (ImageError, OSError) as error:
+            name = self.source.describe(index)
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            if self.config.on_bad_image == "stop":
+                raise UserError(
+                    f"cannot read image {name}: {reason}; fix or remove it, or leave such images "
+                    "out with --data.on-bad-image skip (evaluate: --on-bad-image skip)"
+                ) from None
+            self.bad_images.add(name, index, reason)
+            return False
+        batch.labels[row] = batch.mixed_labels[row] = sample.label
+        batch.mask[row] = True
+        return True
 
 
 def train_batches(
-    source: Source,
-    data: DataConfig,
-    augment: AugmentConfig,
-    *,
-    seed: int,
-    batch_size: int,
-    report: BadImages,
-    rank: int = 0,
-    world_size: int = 1,
-    start_step: int = 0,
-    shards: int = 1,
+    reader: Reader, augment: AugmentConfig, share: Share, seed: int, start_step: int = 0
 ) -> Generator[Batch, None, None]:
-    """This rank's augmented batches of steps `start_step`, `start_step` + 1, ... without end.
+    """Yield this rank's augmented batches of steps `start_step`, `start_step` + 1, ... without end.
 
-    `batch_size` is per rank. Step k's global batch depends on the source, `augment`, `seed`, k
-    and its size alone. `shards` is the number of pieces into which the engine cuts a rank's
-    batch; `Batch.seed` leaves that many seeds to each rank.
-
-    An unreadable image raises UserError, or with `data.on_bad_image == "skip"` leaves its row
-    masked and is noted in `report`. Close the generator to end its threads.
+    Step k's global batch depends on the source, `augment`, `seed`, k and its size alone. Close the
+    generator to end its threads. Raises UserError for an unreadable image, unless such images are
+    skipped; their rows are then masked.
     """
-    order = SampleOrder(len(source), seed, batch_size * world_size, data.drop_last)
-    reader = _Reader(source, data, report, mean_color(augment))
+    source, data, size = reader.source, reader.config, share.batch_size
+    order = SampleOrder(len(source), seed, size * share.world_size, data.drop_last)
+    blank = mean_color(augment)
     mixes = augment.mixup > 0 or augment.cutmix > 0
-    assert not mixes or batch_size % 2 == 0
+    assert not mixes or size % 2 == 0
 
-    def pixels(encoded: bytes, epoch: int, index: int) -> np.ndarray:
+    def pixels(encoded: bytes, epoch: int, index: int) -> NDArray[np.uint8]:
         return augment_encoded(encoded, augment, sample_rng(seed, epoch, index), data.max_pixels)
 
     def fill(batch: Batch, step: int, rows: range) -> None:
-        first = order.positions(step)[rank * batch_size]
+        first = order.positions(step)[share.rank * size]
         for row in rows:
             epoch, index = order.sample(first + row)
-            reader.read(batch, row, index, partial(pixels, epoch=epoch, index=index))
+            if not reader.read(batch, row, index, partial(pixels, epoch=epoch, index=index)):
+                batch.images[row] = blank
         for row in rows[::2] if mixes else ():
             pair = slice(row, row + 2)
             if batch.mask[pair].all():
@@ -127,87 +109,40 @@ def train_batches(
                 batch.mix[pair] = mix_pair(a, b, augment, pair_rng(seed, (first + row) // 2))
                 batch.mixed_labels[pair] = batch.labels[pair][::-1]
 
-    return _batches(
-        fill,
-        lambda step: _blank(batch_size, augment.image_size, batch_seed(seed, step) + rank * shards),
-        range(start_step, sys.maxsize // batch_size),
-        batch_size,
-        data.workers,
-    )
+    def new(step: int) -> Batch:
+        noise = batch_seed(seed, step) + share.rank * share.shards
+        return _new_batch(size, augment.image_size, noise)
+
+    return _batches(new, fill, range(start_step, sys.maxsize // size), size, data.workers)
 
 
-def eval_batches(
-    source: Source,
-    spec: InputSpec,
-    data: DataConfig,
-    *,
-    batch_size: int,
-    report: BadImages,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Generator[Batch, None, None]:
-    """Every image once: this rank's are `rank`, `rank + world_size`, ..., in that order.
+def eval_batches(reader: Reader, spec: InputSpec, share: Share) -> Generator[Batch, None, None]:
+    """Yield every image once: this rank's are `rank`, `rank + world_size`, ..., in that order.
 
     All ranks get the same number of batches. Rows past the end are masked and have index -1.
-    Unreadable images as in `train_batches`; their rows are masked and keep their index.
+    Unreadable images as in `train_batches`; their rows keep their index.
     """
-    steps = -(-len(source) // (batch_size * world_size))
+    source, data, size = reader.source, reader.config, share.batch_size
     blank = np.rint(255 * np.array(spec.mean)).astype(np.uint8)
-    reader = _Reader(source, data, report, blank)
 
-    def pixels(encoded: bytes) -> np.ndarray:
+    def pixels(encoded: bytes) -> NDArray[np.uint8]:
         return preprocess(decode_image(encoded, max_pixels=data.max_pixels), spec)
 
     def fill(batch: Batch, step: int, rows: range) -> None:
         for row in rows:
-            index = (step * batch_size + row) * world_size + rank
-            if index < len(source):
-                reader.read(batch, row, index, pixels)
-            else:
+            index = (step * size + row) * share.world_size + share.rank
+            if index >= len(source) or not reader.read(batch, row, index, pixels):
                 batch.images[row] = blank
 
-    return _batches(
-        fill,
-        lambda step: _blank(batch_size, spec.image_size, 0),
-        range(steps),
-        batch_size,
-        data.workers,
-    )
+    def new(step: int) -> Batch:
+        return _new_batch(size, spec.image_size, 0)
+
+    steps = range(-(-len(source) // (size * share.world_size)))
+    return _batches(new, fill, steps, size, data.workers)
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Puts single images into a batch, and knows what to do with bad ones."""
-
-    source: Source
-    data: DataConfig
-    report: BadImages
-    blank: np.ndarray
-    """uint8 [3], colour of rows without an image."""
-
-    def read(self, batch: Batch, row: int, index: int, make: Callable[[bytes], np.ndarray]) -> None:
-        """Fill `row` with image `index`, made into pixels by `make`."""
-        batch.index[row] = index
-        try:
-            sample = self.source[index]
-            batch.images[row] = make(sample.data)
-        except (ImageError, OSError) as error:
-            path = self.source.describe(index)
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            if self.data.on_bad_image == "stop":
-                raise UserError(
-                    f"cannot read image {path}: {reason}; mend or remove it, or leave such images "
-                    "out with --data.on-bad-image skip (evaluate: --on-bad-image skip)"
-                ) from None
-            self.report.add(path, index, reason)
-            batch.images[row] = self.blank
-            return
-        batch.labels[row] = batch.mixed_labels[row] = sample.label
-        batch.mask[row] = True
-
-
-def _blank(batch_size: int, image_size: int, seed: int) -> Batch:
-    """A batch to be filled. Its pixels are not set."""
+def _new_batch(batch_size: int, image_size: int, seed: int) -> Batch:
+    """Return a batch to be filled. Its pixels are not set."""
     return Batch(
         images=np.empty((batch_size, image_size, image_size, 3), np.uint8),
         labels=np.zeros(batch_size, np.int32),
@@ -220,23 +155,23 @@ def _blank(batch_size: int, image_size: int, seed: int) -> Batch:
 
 
 def _batches(
+    new: Callable[[int], Batch],
     fill: Callable[[Batch, int, range], None],
-    blank: Callable[[int], Batch],
     steps: range,
     batch_size: int,
     workers: int,
 ) -> Generator[Batch, None, None]:
-    """Yield the batches of `steps`, in order, made ahead of time by `workers` threads.
+    """Yield the batches of `steps`, in order, filled ahead of time by `workers` threads.
 
-    Threads fill `_ROWS` rows at a time, straight into the batch that they belong to. What `fill`
-    raises is raised here. The threads end when the generator is closed or forgotten.
+    A task fills `_ROWS` rows in place. What `fill` raises is raised here. The threads end when the
+    generator ends, is closed or is garbage-collected.
     """
     pieces = [range(row, min(row + _ROWS, batch_size)) for row in range(0, batch_size, _ROWS)]
     threads = workers or usable_cores()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="seresnext-data")
 
     def start(step: int) -> tuple[Batch, list[Future[None]]]:
-        batch = blank(step)
+        batch = new(step)
         return batch, [pool.submit(fill, batch, step, rows) for rows in pieces]
 
     started = map(start, steps)

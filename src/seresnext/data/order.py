@@ -1,4 +1,4 @@
-"""The global sequence of samples: one stream, random access, no state."""
+"""The global sequence of samples, and their random numbers, by position instead of state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import UserError
 from .permutation import Numbers, permute
 
 _BLOCK = 1 << 16
-"""Positions whose images are found together: 15 ms for a block, 3 us an image one by one."""
+"""Positions whose images are computed together: 15 ms, or 0.2 us an image, for ImageNet."""
 
 
 def steps_per_epoch(n: int, global_batch: int, drop_last: bool) -> float:

@@ -1,10 +1,11 @@
-"""Evaluation preprocessing: one definition for evaluate, predict, serve and the export gate."""
+"""Preprocessing for evaluation, prediction and the comparison of exports."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..model.spec import InputSpec
@@ -12,17 +13,17 @@ from ..model.spec import InputSpec
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 MAX_ASPECT = 16
-"""Of a longer strip only the middle is resized. The crop sees no more of it, and a strip of one
-by a million pixels would be blown up to a size that fills the memory."""
+"""Only the middle of a longer strip is resized. The crop takes no more of it, and resizing a strip
+of 1 x 1,000,000 pixels whole would exhaust the memory."""
 
 
-def preprocess(image: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """uint8 RGB [H, W, 3] -> uint8 [S, S, 3]: resize with Pillow's antialiased filter, then crop.
+def preprocess(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+    """Resize with Pillow's antialiased filter, then crop: uint8 [S, S, 3] from uint8 RGB [H, W, 3].
 
     `resize="short"`: the short side becomes R = floor(S / crop_ratio), the long one
     int(R * long / short); `"stretch"`: both become R. The crop starts at round((side - S) / 2),
-    halves to even. These are the roundings of timm and torchvision, so that a model opened there
-    sees the same pixels.
+    rounding half to even. timm and torchvision round in the same way, so a model gets the same
+    pixels there.
     """
     size = spec.image_size
     short = math.floor(size / spec.crop_ratio)
@@ -41,8 +42,8 @@ def preprocess(image: np.ndarray, spec: InputSpec) -> np.ndarray:
     return np.array(resized.crop((left, top, left + size, top + size)))
 
 
-def _limit_aspect(image: np.ndarray) -> np.ndarray:
-    """The middle of a strip, `MAX_ASPECT` times as long as wide."""
+def _limit_aspect(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the middle of a strip, at most `MAX_ASPECT` times as long as wide."""
     height, width = image.shape[:2]
     long = MAX_ASPECT * min(height, width)
     top, left = max(0, height - long) // 2, max(0, width - long) // 2

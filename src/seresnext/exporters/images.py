@@ -10,7 +10,7 @@ import numpy as np
 
 from ..batch import Batch
 from ..config import DataConfig, load_config
-from ..data.loader import BadImages, eval_batches
+from ..data.loader import Reader, Share, eval_batches
 from ..data.sources import (
     Source,
     Subset,
@@ -44,10 +44,8 @@ class Images:
         """The images, preprocessed as for evaluation; unreadable ones are masked."""
         if self.source is None:
             return _synthetic(spec.input.image_size)
-        data = DataConfig(workers=workers, on_bad_image="skip")
-        return eval_batches(
-            self.source, spec.input, data, batch_size=BATCH_SIZE, report=BadImages(None)
-        )
+        reader = Reader(self.source, DataConfig(workers=workers, on_bad_image="skip"))
+        return eval_batches(reader, spec.input, Share(BATCH_SIZE))
 
 
 def comparison_images(model: Path, spec: ModelSpec, options: ExportOptions) -> Images:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ..batch import Batch
 from ..config import Config
-from ..data.loader import BadImages, eval_batches, train_batches
+from ..data.bad_images import BadImages
+from ..data.loader import Reader, Share, eval_batches, train_batches
 from ..data.sources import Source, open_splits
 from ..engines.base import Engine, EngineState, create_engine
 from ..errors import UserError
@@ -104,16 +105,10 @@ class Run:
 
     def _evaluate(self, source: Source) -> Metrics:
         """Evaluate the present weights. Raises Interrupted when a rank is asked to stop."""
-        bad_images = BadImages()
-        batches = eval_batches(
-            source,
-            self.engine.spec.input,
-            self.config.data,
-            batch_size=self.config.run.eval_batch_size or self.config.run.batch_size,
-            rank=self.engine.rank,
-            world_size=self.engine.world_size,
-            report=bad_images,
-        )
+        reader = Reader(source, self.config.data)
+        batch_size = self.config.run.eval_batch_size or self.config.run.batch_size
+        share = Share(batch_size, self.engine.rank, self.engine.world_size)
+        batches = eval_batches(reader, self.engine.spec.input, share)
 
         def until_stopped() -> Iterator[Batch]:
             for batch in batches:
@@ -126,7 +121,7 @@ class Run:
                 self.engine.predict,
                 until_stopped(),
                 self.engine.all_sum,
-                unread=lambda: bad_images.count,
+                unread=lambda: reader.bad_images.count,
             )
 
     def save(self) -> None:
@@ -227,16 +222,16 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
         if engine.rank == 0:
             folder.write_config(config)
         batches = train_batches(
-            source,
-            config.data,
+            Reader(source, config.data, BadImages(folder.bad_images)),
             config.augment,
-            seed=config.run.seed,
-            batch_size=plan.batch_size,
-            rank=engine.rank,
-            world_size=engine.world_size,
-            start_step=progress.step,
-            report=BadImages(folder.bad_images),
-            shards=config.engine.virtual_shards // engine.world_size or config.optim.accumulate,
+            Share(
+                plan.batch_size,
+                engine.rank,
+                engine.world_size,
+                config.engine.virtual_shards // engine.world_size or config.optim.accumulate,
+            ),
+            config.run.seed,
+            progress.step,
         )
         stack.enter_context(closing(batches))
         saver = Saver(folder.checkpoints, config.run.keep_checkpoint_max, on_saved)

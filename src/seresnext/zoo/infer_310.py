@@ -21,7 +21,7 @@ import numpy as np
 
 from ..batch import Batch
 from ..config import DataConfig
-from ..data.loader import BadImages, eval_batches
+from ..data.loader import Reader, Share, eval_batches
 from ..data.sources import evaluation_path, image_list
 from ..errors import UserError
 from ..files import write_json, writing
@@ -55,13 +55,10 @@ def main(argv: list[str]) -> int:
         set_aside(path)
     folder = evaluation_path(given.dataset)
     paths = images_below(folder)
-    batches = eval_batches(
-        image_list(folder / path for path in paths),
-        replace(model.spec.input, resize=given.resize or model.spec.input.resize),
-        DataConfig(on_bad_image=given.on_bad_image),
-        batch_size=1,
-        report=BadImages(),
-    )
+    source = image_list(folder / path for path in paths)
+    reader = Reader(source, DataConfig(on_bad_image=given.on_bad_image))
+    inputs = replace(model.spec.input, resize=given.resize or model.spec.input.resize)
+    batches = eval_batches(reader, inputs, Share(1))
     names = flat_names(paths)
     summary = write_logits(model, batches, [names[path] for path in paths], RESULTS)
     TIMES.mkdir()

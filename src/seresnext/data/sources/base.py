@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Source(Protocol):
 
     class_names: tuple[str, ...]
     """Class index -> name; empty where labels are not known."""
-    labels: np.ndarray
+    labels: NDArray[np.int32]
     """int32 [len(self)], class index of each image, -1 where it is not known. Reads no image."""
 
     def __len__(self) -> int: ...
@@ -49,7 +50,7 @@ class Source(Protocol):
 class Subset(Source):
     """Some images of another source, in a given order."""
 
-    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray) -> None:
+    def __init__(self, source: Source, indices: Sequence[int] | NDArray[np.integer[Any]]) -> None:
         self._source = source
         self._indices = np.asarray(indices, np.int64)
         self.class_names = source.class_names

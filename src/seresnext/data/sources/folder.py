@@ -8,8 +8,10 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import UserError
 from .base import Sample, Source
@@ -39,7 +41,7 @@ class FileList(Source):
         root: str | Path,
         class_names: Sequence[str],
         paths: Sequence[bytes],
-        labels: Sequence[int] | np.ndarray,
+        labels: Sequence[int] | NDArray[np.integer[Any]],
     ) -> None:
         """`paths` are relative to `root` or absolute, encoded by `os.fsencode`."""
         assert len(paths) == len(labels)
