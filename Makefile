@@ -4,10 +4,10 @@ PYTHON ?= python3
 ENGINE ?= torch
 VENV   := .venv
 BIN    := $(VENV)/bin
-# A worker holds two frameworks, 2 to 4 GB; a file's tests share its fixtures.
+# A worker holds two frameworks, 2 to 4 GB. The tests of a file share its fixtures.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-all check format bench clean
+.PHONY: demo test test-all test-slow check format bench clean
 
 # One stamp per set of extras: reinstalled when pyproject.toml changes.
 $(VENV)/.installed-%: pyproject.toml
@@ -22,8 +22,12 @@ demo: $(VENV)/.installed-demo $(if $(filter mindspore,$(ENGINE)),$(VENV)/.instal
 test: $(VENV)/.installed-dev
 	@$(PYTEST)
 
+# Coverage is that of the tests' own processes; commands that they start are not measured.
 test-all: $(VENV)/.installed-dev
-	@$(PYTEST) -m "slow or not slow"
+	@$(PYTEST) -m "slow or not slow" --cov --cov-report=term
+
+test-slow: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
@@ -39,4 +43,4 @@ bench: $(VENV)/.installed-dev
 	@for script in benchmarks/[!g_]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf $(VENV) data/digits runs/demo build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) data/digits runs/demo build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -1,4 +1,4 @@
-"""The benchmark scripts run: dry, tiny, only to know that they would."""
+"""The benchmark scripts run, on a tiny scale."""
 
 from __future__ import annotations
 
@@ -86,6 +86,6 @@ def test_the_scripts_for_the_cpu(words: str, printed: str) -> None:
         timeout=300,
         check=False,
     )
-    # 1: measured, and dearer than it should be, which one step on a busy machine may well be.
+    # 1: it measured a cost above its limit, as one step on a busy machine can have.
     assert done.returncode in ((0, 1) if script == "checkpoint_cost.py" else (0,)), done.stderr
     assert printed in done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""It learns: the digits, by the demo recipe, with a small network of the family."""
+"""Both engines learn the digits with the demo recipe and a small network."""
 
 from __future__ import annotations
 

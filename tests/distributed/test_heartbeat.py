@@ -1,4 +1,4 @@
-"""Ranks that watch each other, without a framework: real processes, real signals."""
+"""Heartbeats between ranks, without a framework: real processes, real signals."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timing
+
 SCRIPT = """
 import os, socket, struct, sys, time
 from pathlib import Path
@@ -18,7 +20,7 @@ import numpy as np
 import seresnext.launch.heartbeat as module
 from seresnext.errors import UserError
 
-folder, rank, world, deed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+folder, rank, world, behaviour = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 module._GRACE, module._CAUSE_WAIT = 1.0, 0.5
 os.environ["LOCAL_WORLD_SIZE"] = str(world)
 
@@ -30,7 +32,7 @@ def all_sum(values):  # only rank 0 adds anything but zero when the watch begins
     while not (folder / "sum.npy").exists():
         time.sleep(0.02)
     total = values + np.load(folder / "sum.npy")
-    if deed == "strangers":
+    if behaviour == "strangers":
         for hello in (b"", b"GET / HTTP/1.1\\r\\n", struct.pack("<qq", 1, 7)):
             with socket.create_connection(("127.0.0.1", int(total[0]))) as stranger:
                 stranger.sendall(hello)
@@ -40,15 +42,15 @@ try:
     with module.Watch(rank, world, all_sum, silence=2.0):
         (folder / f"in-{rank}").touch()
         if rank == 1:
-            if deed == "user error":
+            if behaviour == "user error":
                 raise UserError("no such\\n image")
-            if deed == "bug":
+            if behaviour == "bug":
                 raise ValueError("so sorry")
-        if deed in ("leave", "strangers") or (deed == "work" and rank == 1):
+        if behaviour in ("leave", "strangers") or (behaviour == "work" and rank == 1):
             time.sleep(0.2)
-        elif deed == "work":
+        elif behaviour == "work":
             time.sleep(3)  # rank 1 has long left
-        elif deed == "consequence" and rank == 0:
+        elif behaviour == "consequence" and rank == 0:
             while not (folder / "gone").exists():
                 time.sleep(0.02)
             raise RuntimeError("connection closed by peer")
@@ -60,10 +62,10 @@ except UserError as error:
 """
 
 
-def begin(folder: Path, deed: str, world: int = 2) -> list[subprocess.Popen[str]]:
+def begin(folder: Path, behaviour: str, world: int = 2) -> list[subprocess.Popen[str]]:
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(folder), str(rank), str(world), deed],
+            [sys.executable, "-c", SCRIPT, str(folder), str(rank), str(world), behaviour],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -85,17 +87,17 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, out + errors
 
 
-@pytest.mark.parametrize("deed", ["leave", "work", "strangers"])
-def test_ranks_may_leave_one_after_the_other(tmp_path: Path, deed: str) -> None:
-    assert [end(process) for process in begin(tmp_path, deed, world=3)] == [(0, "")] * 3
+@pytest.mark.parametrize("behaviour", ["leave", "work", "strangers"])
+def test_ranks_may_leave_one_after_the_other(tmp_path: Path, behaviour: str) -> None:
+    assert [end(process) for process in begin(tmp_path, behaviour, world=3)] == [(0, "")] * 3
 
 
-def test_the_first_error_is_everyones_story(tmp_path: Path) -> None:
+def test_all_ranks_report_the_first_error(tmp_path: Path) -> None:
     ranks = begin(tmp_path, "user error", world=3)
-    story = "rank 1: no such image"
-    # Rank 0 and 2 hang in what might be a collective: they are ended, with the story.
-    assert end(ranks[0]) == (1, f"seresnext: error: {story}\n")
-    assert end(ranks[2]) == (1, f"seresnext: error: {story}\n")
+    reason = "rank 1: no such image"
+    # Ranks 0 and 2 hang as in a collective; they are ended and report the reason.
+    assert end(ranks[0]) == (1, f"seresnext: error: {reason}\n")
+    assert end(ranks[2]) == (1, f"seresnext: error: {reason}\n")
     assert end(ranks[1]) == (1, "RankLost no such\n image\n")
 
 
@@ -130,7 +132,7 @@ def test_a_stopped_rank_ends_the_others_in_time(tmp_path: Path, rank: int) -> No
     end(ranks[rank])
 
 
-def test_what_failed_first_is_told_not_what_followed(tmp_path: Path) -> None:
+def test_the_first_failure_is_reported_not_its_consequence(tmp_path: Path) -> None:
     ranks = begin(tmp_path, "consequence")
     ranks[1].kill()
     end(ranks[1])

@@ -25,7 +25,7 @@ from runs import (
 from seresnext.cli.train import _without
 
 
-def test_two_processes_leave_one_run(two: Run) -> None:
+def test_two_processes_write_one_run(two: Run) -> None:
     out, _ = two
     assert {p.name for p in (out / "logs").iterdir()} == {"rank-1.log", "torchrun.log"}
     log = (out / "logs" / "rank-1.log").read_text()
@@ -87,7 +87,8 @@ def test_an_error_of_another_rank_is_one_line_too(images: Path, tmp_path: Path) 
     assert "cannot read image" in (tmp_path / "run" / "logs" / "rank-1.log").read_text()
 
 
-def test_a_signal_saves_and_the_same_command_goes_on(
+@pytest.mark.timing
+def test_a_signal_saves_and_the_same_command_resumes(
     images: Path, two: Run, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"

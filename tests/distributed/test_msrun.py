@@ -72,7 +72,8 @@ def test_evaluation_is_that_of_one_process(images: Path, noted: tuple[Path, Path
     assert alone["loss"] == pytest.approx(last["val/loss"], rel=1e-5)
 
 
-def test_a_signal_saves_and_the_same_command_goes_on(
+@pytest.mark.timing
+def test_a_signal_saves_and_the_same_command_resumes(
     images: Path, noted: tuple[Path, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"

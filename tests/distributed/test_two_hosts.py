@@ -75,6 +75,7 @@ wait $second
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_a_host_that_vanishes_ends_the_other(images: Path, tmp_path: Path) -> None:
     """Its network link goes down: no process ends, no connection closes."""
     if reason := _forbidden():

@@ -1,4 +1,4 @@
-"""Faults of several processes: a rank killed, stopped or failing, and what comes of the run."""
+"""Faults of several processes: a rank that is killed, stopped or fails, and how the run ends."""
 
 from __future__ import annotations
 
@@ -28,18 +28,20 @@ from runs import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def alive(process: int) -> bool:
-    """Whether a process of somebody else's still runs (a zombie does not)."""
+    """Return whether a process, not a child of this one, still runs; a zombie does not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(
+def test_a_killed_rank_ends_the_run_and_the_same_command_resumes_it(
     images: Path, two: Run, tmp_path: Path, rank: int
 ) -> None:
     out, reports = tmp_path / "run", tmp_path / "reports"
@@ -59,7 +61,7 @@ def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(
     assert digest(out) == two.digest
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_torchrun_restarts_from_the_last_checkpoint(images: Path, two: Run, tmp_path: Path) -> None:
     out, reports = tmp_path / "run", tmp_path / "reports"
     reports.mkdir()
@@ -76,7 +78,7 @@ def test_torchrun_restarts_from_the_last_checkpoint(images: Path, two: Run, tmp_
     assert digest(out) == two.digest
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_all_killed_at_once(images: Path, two: Run, tmp_path: Path) -> None:
     out, reports = tmp_path / "run", tmp_path / "reports"
     reports.mkdir()
@@ -90,7 +92,7 @@ def test_all_killed_at_once(images: Path, two: Run, tmp_path: Path) -> None:
     assert digest(out) == two.digest
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_a_stopped_rank_ends_the_others_within_30_seconds(images: Path, tmp_path: Path) -> None:
     out, reports = tmp_path / "run", tmp_path / "reports"
     reports.mkdir()
@@ -107,9 +109,9 @@ def test_a_stopped_rank_ends_the_others_within_30_seconds(images: Path, tmp_path
     assert checkpoint(out, 4).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_a_rank_may_be_slow(images: Path, two: Run, tmp_path: Path) -> None:
-    """Longer busy than the silence that ends a run."""
+    """A rank is busy for longer than the silence that ends a run."""
     script = (
         "import sys, time\n"
         "import seresnext.training.run as run_module\n"
@@ -157,7 +159,6 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow
 def test_a_signal_does_not_wait_for_an_evaluation(images: Path, two: Run, tmp_path: Path) -> None:
     file, out = tmp_path / "stopped.py", tmp_path / "run"
     file.write_text(STOPPED_IN_EVALUATION)
@@ -197,8 +198,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow
-def test_a_loader_that_dies_is_everyones_end(images: Path, tmp_path: Path) -> None:
+def test_a_loader_that_dies_ends_all_ranks(images: Path, tmp_path: Path) -> None:
     file = tmp_path / "broken.py"
     file.write_text(BROKEN_LOADER)
     arguments = train_arguments(images, tmp_path / "run", LONG, 2)
@@ -208,7 +208,6 @@ def test_a_loader_that_dies_is_everyones_end(images: Path, tmp_path: Path) -> No
     assert "MemoryError: no room" in (tmp_path / "run" / "logs" / "rank-1.log").read_text()
 
 
-@pytest.mark.slow
 def test_bad_steps_name_the_samples_of_all_ranks(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     more = ("--optim.lr-per-256", "1e30", "--schedule.warmup", "0 steps", "--run.max-bad-steps", 3)
@@ -225,7 +224,7 @@ def test_bad_steps_name_the_samples_of_all_ranks(images: Path, tmp_path: Path) -
         assert entry["samples"] == [order.sample(position)[1] for position in positions]
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_soak(tmp_path: Path) -> None:
     """The demo's digits on two ranks, killed 20 times at random, against an undisturbed run."""
     chance = random.Random(6)
@@ -249,7 +248,7 @@ def test_soak(tmp_path: Path) -> None:
         return max((int(p.name[5:]) for p in out.glob("checkpoints/step-*")), default=0)
 
     def ranks() -> dict[int, int]:
-        """The processes that run now, once both do."""
+        """Return the processes that run now, by rank; both, once both have started."""
         found = [int(p.read_text().split()[0]) for p in reports.iterdir() if p.read_text()]
         return {n: p for n, p in enumerate(sorted(found)) if alive(p)}
 
@@ -270,7 +269,7 @@ def test_soak(tmp_path: Path) -> None:
     assert digest(out) == digest(tmp_path / "calm")
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_torchrun_passes_a_signal_on(images: Path, two: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = train_arguments(images, out, 24, 2)
@@ -283,7 +282,7 @@ def test_torchrun_passes_a_signal_on(images: Path, two: Run, tmp_path: Path) -> 
     assert digest(out) == two.digest
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 def test_a_second_signal_to_the_command_kills_all(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = train_arguments(images, out, LONG, 2, "--nproc", 2)

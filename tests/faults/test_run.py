@@ -94,7 +94,9 @@ def test_a_damaged_checkpoint_is_passed_over(images: Path, one: Run, copy: Path,
     assert digest(copy) == one.digest
 
 
-def test_a_run_without_one_whole_checkpoint_is_not_started_anew(images: Path, copy: Path) -> None:
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_anew(
+    images: Path, copy: Path
+) -> None:
     for weights in copy.glob("checkpoints/*/model.safetensors"):
         weights.write_bytes(b"")
     before = sorted(copy.rglob("*"))
@@ -253,7 +255,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_44_bytes_do_not_take_37_gigabytes(images: Path, tmp_path: Path) -> None:
+def test_a_small_file_cannot_claim_37_gigabytes(images: Path, tmp_path: Path) -> None:
     """A MindSpore checkpoint whose one tensor claims 10 billion float32 values."""
 
     def varint(number: int) -> bytes:
@@ -326,7 +328,7 @@ def test_an_early_stopped_run_stays_stopped(images: Path, tmp_path: Path) -> Non
     assert digest(tmp_path / "run") == before
 
 
-def test_the_state_says_where_the_run_stands(one: Run) -> None:
+def test_the_state_records_the_progress(one: Run) -> None:
     state = json.loads((checkpoint(one.folder, 24) / "state.json").read_text())
     assert state["progress"]["step"] == 24
     assert state["samples_seen"] == 96

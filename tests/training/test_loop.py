@@ -24,6 +24,7 @@ from runs import (
     run_cli,
     run_process,
     start,
+    train_arguments,
     write_images,
 )
 
@@ -150,8 +151,8 @@ def test_resume_never_does_not_write_over_a_run(run: Path, data: Path) -> None:
 
 
 def test_timm_opens_the_model(run: Path, data: Path) -> None:
-    import torch
-
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("timm", reason="the reference")
     from engines.timm_reference import timm
     from seresnext.runtimes.base import create_runtime
 
