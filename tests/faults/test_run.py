@@ -94,9 +94,7 @@ def test_a_damaged_checkpoint_is_passed_over(images: Path, one: Run, copy: Path,
     assert digest(copy) == one.digest
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_anew(
-    images: Path, copy: Path
-) -> None:
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(images: Path, copy: Path) -> None:
     for weights in copy.glob("checkpoints/*/model.safetensors"):
         weights.write_bytes(b"")
     before = sorted(copy.rglob("*"))

@@ -24,7 +24,6 @@ from runs import (
     run_cli,
     run_process,
     start,
-    train_arguments,
     write_images,
 )
 
@@ -37,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("photos"), train=60, val=21)
 
 
-def train_arguments(data: Path, out: Path, *more: object) -> tuple[object, ...]:
+def four_epochs(data: Path, out: Path, *more: object) -> tuple[object, ...]:
     """Arguments of a run of 4 epochs: 30 steps of 8 images."""
     given = ("--data", data, "--out", out, "--epochs", 4, "--precision", "fp32", *SETTINGS)
     return ("train", *given, *more)
@@ -48,7 +47,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run with averaged weights."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     more = ("--optim.ema-decay", "0.5", "--run.log-every", "5 steps")
-    done = run_process(*train_arguments(data, out, *more))
+    done = run_process(*four_epochs(data, out, *more))
     assert "top-1" in done.stdout
     assert "30 steps of 8 images (4.0 epochs)" in done.stdout
     return out
@@ -113,7 +112,7 @@ def test_predict_goes_on_past_a_bad_file_and_says_so(run: Path, data: Path, tmp_
 def test_the_same_command_again_has_nothing_to_do(run: Path, data: Path) -> None:
     before = digest(run)
     more = ("--optim.ema-decay", "0.5", "--run.log-every", "5 steps")
-    done = run_cli(*train_arguments(data, run, *more))
+    done = run_cli(*four_epochs(data, run, *more))
     assert "already finished at step 30" in done.stdout
     assert digest(run) == before
 
@@ -146,7 +145,7 @@ def test_a_killed_run_resumes_to_the_same_bits(run: Path, tmp_path: Path, name: 
 
 
 def test_resume_never_does_not_write_over_a_run(run: Path, data: Path) -> None:
-    line = refused(*train_arguments(data, run, "--resume", "never"))
+    line = refused(*four_epochs(data, run, "--resume", "never"))
     assert "choose another --out" in line
 
 
@@ -176,7 +175,7 @@ class TestPretrained:
                 (other / split).mkdir(parents=True, exist_ok=True)
                 (other / split / name).symlink_to(data / split / name)
         more = ("--pretrained", run, "--data.follow-links", "--epochs", 1)
-        done = run_cli(*train_arguments(other, tmp_path / "run", *more))
+        done = run_cli(*four_epochs(other, tmp_path / "run", *more))
         assert "classifier" in done.stdout
         assert json.loads((tmp_path / "run/model/config.json").read_text())["label_names"] == [
             "blue",
@@ -185,7 +184,7 @@ class TestPretrained:
 
     def test_what_does_not_fit_is_listed(self, run: Path, data: Path, tmp_path: Path) -> None:
         more = ("--pretrained", run, "--model.layers", 1, 2, 1, 1)
-        done = run_cli(*train_arguments(data, tmp_path / "run", *more), code=1)
+        done = run_cli(*four_epochs(data, tmp_path / "run", *more), code=1)
         assert "layer2.1.conv1.weight" in done.stderr
 
 
@@ -193,7 +192,7 @@ def test_nan_stops_the_run_and_lists_the_samples(data: Path, tmp_path: Path) -> 
     out = tmp_path / "nan"
     more = ("--optim.lr-per-256", "1e30", "--schedule.warmup", "0 steps")
     log = ("--run.log-every", "1 steps", "--run.max-bad-steps", 3)
-    assert "3 steps in a row" in refused(*train_arguments(data, out, *more, *log))
+    assert "3 steps in a row" in refused(*four_epochs(data, out, *more, *log))
     bad = [json.loads(text) for text in (out / "bad-steps.jsonl").read_text().splitlines()]
     assert len(bad) >= 3
     assert all(len(entry["samples"]) == 8 for entry in bad)
@@ -202,7 +201,7 @@ def test_nan_stops_the_run_and_lists_the_samples(data: Path, tmp_path: Path) -> 
 def test_early_stop_writes_the_best_model(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "early"
     more = ("--optim.lr-per-256", 0, "--run.early-stop", 2, "--run.eval-every", "2 steps")
-    done = run_cli(*train_arguments(data, out, *more))
+    done = run_cli(*four_epochs(data, out, *more))
     assert evaluations(out)[-1]["step"] < 30, done.stdout
     best = max(evaluations(out), key=lambda r: r["val/top1"])
     kept = load_file(checkpoint(out, int(best["step"])) / "model.safetensors")
