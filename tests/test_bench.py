@@ -65,7 +65,7 @@ def test_a_model_that_cannot_be_loaded(models: list[Path], tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "options", [{"rounds": 0}, {"batch_sizes": (0,)}, {"seconds": 0}, {"threads": -1}]
 )
-def test_impossible_wishes(models: list[Path], options: dict) -> None:
+def test_impossible_options(models: list[Path], options: dict) -> None:
     with pytest.raises(UserError, match="expected positive numbers"):
         bench_infer(models, **options)
     with pytest.raises(UserError, match="name at least one run"):
