@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..engines.mindspore.device import prepare  # first: it quiets MindSpore's import
 
@@ -21,7 +23,7 @@ def versions() -> str:
     return f"AIR, mindspore {ms.__version__}"
 
 
-def build(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> ExportedNetwork:
+def build(artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> ExportedNetwork:
     """The network as cells. Raises UserError off Ascend."""
     if prepare("auto", what="--format air") != "Ascend":
         raise UserError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
+from numpy.typing import NDArray
 
 from ..runtimes.artifact import Artifact
 from ..runtimes.formats import Format, load_module
@@ -19,7 +19,7 @@ class Exporter(Protocol):
         """The format and what writes it, with versions, for people."""
         ...
 
-    def build(self, artifact: Artifact, weights: Mapping[str, np.ndarray]) -> Any:
+    def build(self, artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> Any:
         """The network in the library's own terms, BN folded, in the artifact's precision.
 
         For int8 it is built in fp32, with normalised input, and is quantised afterwards.

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..batch import Batch
 from ..runtimes.base import Runtime
@@ -147,7 +148,7 @@ class _Differences:
     flips: int = 0
     ties: int = 0
 
-    def add(self, expected: np.ndarray, found: np.ndarray) -> None:
+    def add(self, expected: NDArray[Any], found: NDArray[Any]) -> None:
         """Take in a batch: the engine's and the artifact's logits, float32 [B, K]."""
         self.scale = max(self.scale, float(np.abs(expected).max()))
         self.measure(expected, found, self.images, batch_size=len(expected))
@@ -159,7 +160,9 @@ class _Differences:
         self.images += len(expected)
         self.largest_batch = max(self.largest_batch, len(expected))
 
-    def measure(self, expected: np.ndarray, found: np.ndarray, start: int, batch_size: int) -> None:
+    def measure(
+        self, expected: NDArray[Any], found: NDArray[Any], start: int, batch_size: int
+    ) -> None:
         """Update the largest difference; `start` is the position of the first image."""
         error = np.abs(found - expected).max(1)
         error[np.isnan(error)] = np.inf

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..model.architecture import BN_EPS
 from ..model.spec import ModelSpec
@@ -23,9 +24,9 @@ T = TypeVar("T")
 class Conv:
     """A convolution with bias, padded by half its kernel."""
 
-    kernel: np.ndarray
+    kernel: NDArray[Any]
     """float32 [out, in / groups, k, k]."""
-    bias: np.ndarray
+    bias: NDArray[Any]
     """float32 [out]."""
     stride: int = 1
     groups: int = 1
@@ -33,9 +34,9 @@ class Conv:
 
 @dataclass(frozen=True)
 class Linear:
-    weight: np.ndarray
+    weight: NDArray[Any]
     """float32 [out, in]."""
-    bias: np.ndarray
+    bias: NDArray[Any]
     """float32 [out]."""
 
 
@@ -68,7 +69,7 @@ class Ops(Protocol[T]):
 
 
 def walk(
-    ops: Ops[T], spec: ModelSpec, weights: Mapping[str, np.ndarray], x: T, group_width: int = 1
+    ops: Ops[T], spec: ModelSpec, weights: Mapping[str, NDArray[Any]], x: T, group_width: int = 1
 ) -> T:
     """Call `ops` for every operation from normalised images `x` [B, 3, S, S] to logits [B, K].
 
@@ -117,7 +118,7 @@ def walk(
 
 @dataclass(frozen=True)
 class _Folder:
-    weights: Mapping[str, np.ndarray]
+    weights: Mapping[str, NDArray[Any]]
     group_width: int
 
     def conv(self, conv: str, bn: str, stride: int = 1, groups: int = 1) -> Conv:
@@ -135,7 +136,7 @@ class _Folder:
         return Conv(self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
 
 
-def widen(kernel: np.ndarray, groups: int, width: int) -> tuple[np.ndarray, int]:
+def widen(kernel: NDArray[Any], groups: int, width: int) -> tuple[NDArray[Any], int]:
     """Merge neighbouring groups until each has at least `width` channels, with zeros between.
 
     The result is the same. CPU kernels compute 8 or 16 channels at once: groups of 4 or 8 leave

@@ -9,9 +9,10 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 # NNCF sends usage statistics over the network unless this is set before it is imported.
 os.environ.setdefault("NNCF_CI", "1")
@@ -47,18 +48,18 @@ class Quantised(Generic[M]):
 class Trial(Generic[M]):
     """How a candidate is measured."""
 
-    logits: Callable[[M], np.ndarray]
+    logits: Callable[[M], NDArray[Any]]
     """A candidate's float32 logits [N, K] on the trial images."""
-    reference: np.ndarray
+    reference: NDArray[Any]
     """The float network's logits on them."""
-    score: Callable[[np.ndarray], float]
+    score: Callable[[NDArray[Any]], float]
     """Points of such logits, 0 to 100."""
 
 
 def quantise(
     model: M,
     spec: ModelSpec,
-    calibration: np.ndarray,
+    calibration: NDArray[Any],
     trial: Trial[M],
     max_drop: float,
 ) -> Quantised[M]:
@@ -72,7 +73,7 @@ def quantise(
     """
     before = trial.score(trial.reference)
 
-    def attempt(in_float: Sequence[str], images: np.ndarray) -> tuple[M, np.ndarray]:
+    def attempt(in_float: Sequence[str], images: NDArray[Any]) -> tuple[M, NDArray[Any]]:
         candidate = to_int8(model, images, spec.input, in_float)
         return candidate, trial.logits(candidate)
 
@@ -107,10 +108,10 @@ def quantise(
     return best
 
 
-def to_int8(model: M, images: np.ndarray, inputs: InputSpec, in_float: Sequence[str]) -> M:
+def to_int8(model: M, images: NDArray[Any], inputs: InputSpec, in_float: Sequence[str]) -> M:
     """Quantise all but the blocks `in_float`, with ranges from `images`, uint8 [N, S, S, 3]."""
 
-    def feed(image: np.ndarray) -> dict[str, np.ndarray]:
+    def feed(image: NDArray[Any]) -> dict[str, NDArray[Any]]:
         return {INPUT_NAME: normalise(image[None], inputs)}
 
     ignored = nncf.IgnoredScope(patterns=list(_patterns(in_float)), validate=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..engines.mindspore.device import prepare  # first: it quiets MindSpore's import
 
@@ -25,7 +26,7 @@ def versions() -> str:
     return f"MindIR, mindspore {ms.__version__}"
 
 
-def build(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> ExportedNetwork:
+def build(artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> ExportedNetwork:
     """The network as cells."""
     return ExportedNetwork(artifact, weights)
 
@@ -48,7 +49,7 @@ def write(network: ExportedNetwork, artifact: Artifact, path: Path) -> None:
 class ExportedNetwork(nn.Cell):
     """The operations of `graph.walk` in order."""
 
-    def __init__(self, artifact: Artifact, weights: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> None:
         super().__init__(auto_prefix=False)
         ops = _Ops(artifact.spec.input.image_size)
         walk(ops, artifact.spec, weights, 0)
@@ -94,7 +95,7 @@ class _Ops:
         self.shapes.append(shape or self.shapes[operands[0]])
         return len(self.steps)
 
-    def _parameter(self, name: str, value: np.ndarray) -> Parameter:
+    def _parameter(self, name: str, value: NDArray[Any]) -> Parameter:
         parameter = Parameter(Tensor(value), name=name, requires_grad=False)
         self.parameters[name] = parameter
         return parameter

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ..model.spec import InputSpec
@@ -37,7 +38,7 @@ class _Ops:
         self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
         return name
 
-    def constant(self, name: str, value: np.ndarray) -> str:
+    def constant(self, name: str, value: NDArray[Any]) -> str:
         value = np.ascontiguousarray(value, self.dtype)
         self.constants.append(numpy_helper.from_array(value, name))
         return name
@@ -90,7 +91,7 @@ def versions() -> str:
     return f"ONNX opset {OPSET} (IR {IR_VERSION}), onnx {onnx.__version__}"
 
 
-def build(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+def build(artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
     """`pixel_values` [batch, 3, S, S], float32 and normalised -> `logits` float32 [batch, K].
 
     With precision fp16 everything between is float16. `write` adds preprocessing and metadata,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
+from numpy.typing import NDArray
 from openvino import opset13 as opset
 
 from ..model.spec import InputSpec
@@ -74,7 +76,7 @@ def versions() -> str:
     return f"OpenVINO opset 13, openvino {ov.__version__.split('-')[0]}"
 
 
-def build(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> ov.Model:
+def build(artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> ov.Model:
     """`pixel_values` [?, 3, S, S], float32 and normalised -> `logits` float32 [?, K].
 
     `write` adds preprocessing and metadata, after any quantisation.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import __version__
 from ..config import EngineConfig
@@ -82,7 +83,7 @@ class _Job:
         """The artifact at `path`, opened by the runtime that users get."""
         return open_artifact(self.format, self.path, device="cpu", trusted=True)
 
-    def read(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, images: Images) -> tuple[NDArray[Any], NDArray[Any]]:
         """All pixels, uint8 [N, S, S, 3], and labels, int32 [N]. Raises UserError if none."""
         with closing(images.batches(self.artifact.spec, self.options.workers)) as batches:
             parts = [(b.images[b.mask], b.labels[b.mask]) for b in batches]
@@ -135,7 +136,7 @@ def _folder_beside(out: Path) -> Iterator[Path]:
 
 
 def _write(
-    job: _Job, weights: Mapping[str, np.ndarray], calibration: Images | None
+    job: _Job, weights: Mapping[str, NDArray[Any]], calibration: Images | None
 ) -> tuple[str, ...]:
     """Build the network, quantise it if there are `calibration` images, and write it.
 
@@ -158,12 +159,12 @@ def _quantise(job: _Job, network: Any, calibration: Images) -> tuple[Any, tuple[
     reference = job.engine.predict(pixels)
     targets = labels if job.images.labelled else reference.argmax(1)
 
-    def logits(candidate: Any) -> np.ndarray:
+    def logits(candidate: Any) -> NDArray[Any]:
         exporter.write(candidate, job.artifact, job.path)
         with closing(job.open()) as runtime:
             return runtime.predict(pixels)
 
-    def score(logits: np.ndarray) -> float:
+    def score(logits: NDArray[Any]) -> float:
         return 100 * float((logits.argmax(1) == targets).mean())
 
     trial = int8.Trial(logits, reference, score)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..runtimes.artifact import INPUT_NAME, METADATA_KEY, Artifact
 from ..runtimes.torch import ExportedNetwork
@@ -18,7 +19,7 @@ def versions() -> str:
     return f"torch.export, torch {torch.__version__}"
 
 
-def build(artifact: Artifact, weights: Mapping[str, np.ndarray]) -> ExportedNetwork:
+def build(artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> ExportedNetwork:
     """The network as a module, in the artifact's precision and with its preprocessing."""
     return ExportedNetwork(artifact, weights)
 

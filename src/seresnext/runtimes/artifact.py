@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..model.spec import ModelSpec
@@ -47,7 +48,7 @@ class Artifact:
         side = self.spec.input.image_size
         return (side, side, 3) if self.with_preprocessing else (3, side, side)
 
-    def pixel_values(self, images: np.ndarray) -> np.ndarray:
+    def pixel_values(self, images: NDArray[Any]) -> NDArray[Any]:
         """What the network takes for these images, uint8 [B, S, S, 3]."""
         if self.with_preprocessing:
             return np.ascontiguousarray(images)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config import EngineConfig, EngineName
 from ..engines.base import create_engine
@@ -25,7 +26,7 @@ class Runtime(Protocol):
     """What it runs on, for people: "cpu (2 threads)"."""
     spec: ModelSpec
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N, from one thread at a time."""
         ...
 
@@ -86,8 +87,8 @@ def model_folder(path: Path) -> Path:
 
 
 def predict_in_pieces(
-    run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, size: int, classes: int
-) -> np.ndarray:
+    run: Callable[[NDArray[Any]], NDArray[Any]], images: NDArray[Any], size: int, classes: int
+) -> NDArray[Any]:
     """Logits [N, K] of any number of images, computed by `run` for at most `size` at a time."""
     pieces = [run(images[start : start + size]) for start in range(0, len(images), size)]
     return np.concatenate([np.empty((0, classes), np.float32), *pieces])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from ..engines.mindspore.device import describe, prepare  # first: it quiets MindSpore's import
 
@@ -69,12 +70,12 @@ class MindIRRuntime:
                 f"({one_line(error, 200)}); export it again"
             ) from None
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N."""
         return predict_in_pieces(self._run, images, _PIECE, self.spec.architecture.num_classes)
 
-    def _run(self, images: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = self._graph(Tensor(self.artifact.pixel_values(images))).asnumpy()
+    def _run(self, images: NDArray[Any]) -> NDArray[Any]:
+        logits: NDArray[Any] = self._graph(Tensor(self.artifact.pixel_values(images))).asnumpy()
         return logits
 
     def close(self) -> None:

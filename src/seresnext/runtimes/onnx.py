@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from ..errors import UserError, one_line
 from .artifact import (
@@ -66,14 +66,14 @@ class OnnxRuntime:
         self.device = describe_cpu_threads(threads) if kind == "cpu" else kind
         self._piece = _PIECE[kind]
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N."""
         classes = self.spec.architecture.num_classes
         return predict_in_pieces(self._run, images, self._piece, classes)
 
-    def _run(self, images: np.ndarray) -> np.ndarray:
+    def _run(self, images: NDArray[Any]) -> NDArray[Any]:
         pixels = self.artifact.pixel_values(images)
-        logits: np.ndarray = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
+        logits: NDArray[Any] = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
         return logits
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ def _read(path: Path) -> tuple[bytes, Artifact]:
     data = read_file(path)
     try:
         model = onnx.load_model_from_string(data)
-    except DecodeError:
+    except (DecodeError, UnicodeDecodeError):
         raise UserError(
             f"{path} is damaged: not a whole ONNX model ({len(data)} bytes); export it again"
         ) from None

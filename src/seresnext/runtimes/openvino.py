@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import openvino as ov
+from numpy.typing import NDArray
 
 from ..errors import UserError, one_line
 from .artifact import (
@@ -66,7 +67,7 @@ class OpenVINORuntime:
             describe_cpu_threads(threads) if self._device == "CPU" else self._device.lower()
         )
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N."""
         self._logits = np.empty((len(images), self.spec.architecture.num_classes), np.float32)
         whole = len(images) - len(images) % _PIECE

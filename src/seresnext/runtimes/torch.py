@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,14 +53,14 @@ class TorchRuntime:
         self.spec = self.artifact.spec
         self.device = describe(self._device)
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N."""
         return predict_in_pieces(self._run, images, _PIECE, self.spec.architecture.num_classes)
 
     @torch.inference_mode()
-    def _run(self, images: np.ndarray) -> np.ndarray:
+    def _run(self, images: NDArray[Any]) -> NDArray[Any]:
         pixels = torch.tensor(self.artifact.pixel_values(images), device=self._device)
-        logits: np.ndarray = self._network(pixels).cpu().numpy()
+        logits: NDArray[Any] = self._network(pixels).cpu().numpy()
         return logits
 
     def close(self) -> None:
@@ -128,7 +129,7 @@ class ExportedNetwork(nn.Module):
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, artifact: Artifact, weights: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> None:
         super().__init__()
         self.artifact = artifact
         ops = _Ops()
@@ -167,7 +168,7 @@ class _Ops:
         return len(self.steps)
 
     def _layer(
-        self, layer: nn.Module, name: str, weight: np.ndarray, bias: np.ndarray
+        self, layer: nn.Module, name: str, weight: NDArray[Any], bias: NDArray[Any]
     ) -> nn.Module:
         layer.weight, layer.bias = (nn.Parameter(torch.tensor(v)) for v in (weight, bias))
         self.layers[name.replace(".", "_")] = layer

@@ -139,7 +139,8 @@ class Upload:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        on_cuda = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if on_cuda else None  # type: ignore[no-untyped-call]
 
     def __call__(self, arrays: dict[str, NDArray[Any]]) -> dict[str, Tensor]:
         """Return the arrays as tensors of the same type; on the CPU they share memory."""
