@@ -33,6 +33,7 @@ def test_the_gpu_script_without_a_gpu(capsys: pytest.CaptureFixture) -> None:
     assert "needs a CUDA device" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_gpu_script_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "gpu.json"
     assert load("gpu").main(["--cpu-dry-run", "--json", str(out)]) == 0

@@ -160,6 +160,7 @@ def test_loss_scale_follows_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.state_dict().scalars["good_steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_fixed_loss_scale_stays_and_cancels() -> None:
     momenta = []
     for scale in (128.0, 1024.0):

@@ -133,7 +133,7 @@ def test_averages_begin_where_a_run_without_them_stood() -> None:
         ({"channels_last": False}, 1e-3),
         ({"precision": "bf16"}, 0.1),
         ({"precision": "fp16"}, 0.02),
-        ({"precision": "fp16", "loss_scale": 1024.0}, 0.02),
+        pytest.param({"precision": "fp16", "loss_scale": 1024.0}, 0.02, marks=pytest.mark.slow),
         pytest.param({"compile": True}, 1e-3, marks=pytest.mark.slow),
     ],
     ids=str,

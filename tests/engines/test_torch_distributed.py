@@ -94,7 +94,8 @@ def assert_close(a: Outcome, b: Outcome, parts: tuple[str, ...], tolerance: floa
             assert error <= tolerance * (1 + np.linalg.norm(value)), (part, name, error)
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow  # the command with two processes: tests/distributed/test_worlds.py
+@pytest.mark.parametrize("world", [2, 4])
 def test_virtual_shards_give_the_same_bits_in_every_world(
     world: int, request: pytest.FixtureRequest
 ) -> None:

@@ -164,6 +164,7 @@ def test_int8(run: Path, tmp_path: Path, format: str, capsys: pytest.CaptureFixt
     assert 1e-4 < difference(runtime.predict(images), exact) < 0.5
 
 
+@pytest.mark.slow
 def test_int8_reports_the_blocks_it_left_in_float(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
