@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from engines.timm_reference import canonical, timm, timm_model
 from seresnext.engines.torch.network import load_network
 from seresnext.errors import UserError
 from seresnext.model.architecture import Architecture, architecture, weight_shapes
@@ -98,6 +97,9 @@ def test_mindcvs_network(image: np.ndarray, tmp_path: Path) -> None:
 
 
 def test_timms_network(image: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="the reference")
+    from engines.timm_reference import canonical, timm_model
+
     small = np.ascontiguousarray(image[:, :, :64, :64])
     model = timm_model(SMALL).eval()
     rng = np.random.default_rng(3)
@@ -125,6 +127,9 @@ def test_timms_network(image: np.ndarray, tmp_path: Path) -> None:
 
 
 def test_timm_opens_the_folder_written_for_it(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="the reference")
+    from engines.timm_reference import canonical, timm
+
     arch = architecture("seresnext50_32x4d", num_classes=3)
     weights = random_weights(arch)
     write_ckpt(tmp_path / "mindcv.ckpt", to_entries("mindcv", arch, weights))
