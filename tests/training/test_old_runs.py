@@ -23,9 +23,6 @@ from seresnext.runtimes.base import create_runtime
 from seresnext.training.checkpoint import MANIFEST
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "run-0.1.0.tar.xz"
-TOLERANCE = 1e-4 if cv2.__version__.startswith("4.") else 2e-2
-"""Relative. The archive was written with OpenCV 4. OpenCV 5 resizes some pixels to another grey
-level, and training multiplies the difference."""
 RENAMED = {"--optim.label-smoothing": "--loss.label-smoothing"}
 
 
@@ -54,11 +51,15 @@ def records(run: Path, after: int) -> list[dict[str, float]]:
 
 
 def assert_same_records(found: list[dict[str, float]], wanted: list[dict[str, float]]) -> None:
-    """Every value that the wanted records hold, within TOLERANCE."""
+    """Every value that the wanted records hold, within 1e-4."""
     shared = [{k: r[k] for k in w} for r, w in zip(found, wanted, strict=True)]
-    assert shared == [pytest.approx(w, rel=TOLERANCE) for w in wanted]
+    assert shared == [pytest.approx(w, rel=1e-4) for w in wanted]
 
 
+@pytest.mark.skipif(
+    not cv2.__version__.startswith("4."),
+    reason="the archive was written with OpenCV 4; 5 resizes some pixels to another grey level",
+)
 def test_an_interrupted_run_resumes(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, flags = old / "interrupted", expected(old)["command"]
     command = [RENAMED.get(flag, flag) for flag in flags]
@@ -80,7 +81,7 @@ def test_an_interrupted_run_resumes(old: Path, capsys: pytest.CaptureFixture[str
 def test_the_comparison_of_records_notices_one(old: Path) -> None:
     wanted = [r for r in expected(old)["records"] if "train/loss" in r]
     found = [dict(record) for record in wanted]
-    found[2]["train/loss"] *= 1 + 2 * TOLERANCE
+    found[2]["train/loss"] *= 1.001
     with pytest.raises(AssertionError):
         assert_same_records(found, wanted)
 
