@@ -19,6 +19,26 @@ class UserError(Exception):
     cannot read model nowhere.onnx: No such file or directory
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Return the text with control characters, line ends and lone surrogates shown escaped.
+
+    Names of files, classes and tensors come from other people: a terminal must not act on them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in _HARMLESS else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+_HARMLESS = "\u00a0\u3000\u200c\u200d"
+"""Spaces, and what joins letters and emoji: not printable to Python."""
+
 
 def listed(names: Sequence[str], separator: str = ", ") -> str:
     """Return the first eight names, and how many more there are."""

@@ -146,7 +146,7 @@ def test_damaged_metadata_is_refused(path: Path, tmp_path: Path, text: str) -> N
     def damage(model: onnx.ModelProto) -> None:
         helper.set_model_props(model, {METADATA_KEY: text})
 
-    with pytest.raises(UserError, match=r"metadata (is damaged|describes an impossible)"):
+    with pytest.raises(UserError, match=r"metadata is damaged"):
         create_runtime(changed(path, tmp_path / "m.onnx", damage))
 
 

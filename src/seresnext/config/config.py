@@ -46,6 +46,8 @@ SHORT_NAMES = {
 }
 """Short name -> field, for the fields that change most; `epochs` is a number of epochs."""
 
+_MAX_BATCH_BYTES = 8 << 30
+"""57,000 images at 224 px."""
 Group = Mapping[str, Any]
 
 
@@ -136,6 +138,7 @@ class Config:
         seresnext.errors.UserError: optim.accumulate: expected a divisor of run.batch_size...
         """
         self.model.architecture(1)
+        self.augment.input_spec()
         augment, optim, engine, batch_size = (
             self.augment,
             self.optim,
@@ -152,6 +155,12 @@ class Config:
             (
                 batch_size % optim.accumulate == 0,
                 *("optim.accumulate", f"a divisor of run.batch_size ({batch_size})"),
+            ),
+            (
+                3 * batch_size * augment.image_size**2 <= _MAX_BATCH_BYTES,
+                "run.batch_size",
+                f"a batch of at most {_MAX_BATCH_BYTES >> 30} GiB of pixels, "
+                f"at {augment.image_size} px {_MAX_BATCH_BYTES // (3 * augment.image_size**2)}",
             ),
             (
                 batch_size % 2 == 0 or not mixing,

@@ -8,6 +8,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+_MOST = 1e15
+"""Epochs, steps or images: whole numbers of steps stay exact."""
 _PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(epochs?|ep|steps?|images?)\s*", re.I)
 
 
@@ -17,7 +19,7 @@ def duration_steps(text: str, steps_per_epoch: float, global_batch: int) -> floa
     An empty text is 0. Raises ValueError for any other text.
     """
     match = _PATTERN.fullmatch(text or "0 steps")
-    if not match or not math.isfinite(float(match[1])):
+    if not match or float(match[1]) > _MOST:
         raise ValueError('a number and a unit, such as "90 epochs", "5000 steps", "1e6 images"')
     value, unit = float(match[1]), match[2].lower()[0]
     return {"e": value * steps_per_epoch, "s": value, "i": value / global_batch}[unit]

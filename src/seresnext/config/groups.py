@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from ..model.architecture import MODEL_NAMES, Architecture, architecture
-from ..model.spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec, Interpolation
+from ..model.spec import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CropRatio,
+    ImageSize,
+    InputSpec,
+    Interpolation,
+    Mean,
+    Std,
+)
 from ..schema import Count, NonNegative, PositiveInt, Probability, Rate, checked
 from .durations import Duration, OptionalDuration, PositiveDuration
 
@@ -16,6 +25,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Threads = Annotated[int, Field(ge=0, le=1024)]
+Alpha = Annotated[float, Field(ge=0, le=1000)]
 
 
 def known_model(name: str) -> str:
@@ -31,8 +42,8 @@ def ordered(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 def size_or_zero(side: int) -> int:
-    if side != 0 and side < 32:
-        raise ValueError("0 (same as image_size) or 32 or more")
+    if side != 0 and not 32 <= side <= 4096:
+        raise ValueError("0 (same as image_size) or 32 to 4096")
     return side
 
 
@@ -79,7 +90,7 @@ class DataConfig:
     """Training folder `<class>/`, instead of `root`/train."""
     val: str = ""
     """Validation folder `<class>/`, instead of `root`/val."""
-    workers: Count = 0
+    workers: Threads = 0
     """Decoding threads; 0 means one per core. The number has no effect on the samples."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """`stop` at the first unreadable image, or `skip` it, list it in `RUN/bad-images.jsonl` and
@@ -101,8 +112,8 @@ class DataConfig:
 class AugmentConfig:
     """Training augmentation, in the order of application, and evaluation preprocessing."""
 
-    image_size: Annotated[int, Field(ge=32)] = 224
-    """Side of training images, pixels (32 or more)."""
+    image_size: ImageSize = 224
+    """Side of training images, pixels (32 to 4096)."""
     crop_scale: Annotated[tuple[Share, Share], AfterValidator(ordered)] = (0.08, 1.0)
     """Random-resized crop: share of the image's area. (1, 1) resizes the whole image."""
     crop_ratio: Annotated[tuple[Positive, Positive], AfterValidator(ordered)] = (3 / 4, 4 / 3)
@@ -119,19 +130,19 @@ class AugmentConfig:
     """Strength of brightness, contrast, saturation and hue jitter; 0 is off."""
     erase: Probability = 0.0
     """Probability of random erasing (arXiv:1708.04896)."""
-    mixup: NonNegative = 0.0
+    mixup: Alpha = 0.0
     """Alpha of mixup (arXiv:1710.09412); 0 is off."""
-    cutmix: NonNegative = 0.0
+    cutmix: Alpha = 0.0
     """Alpha of CutMix (arXiv:1905.04899); 0 is off. With both, each pair draws one of them."""
     eval_image_size: Annotated[int, AfterValidator(size_or_zero)] = 0
     """Side of evaluation images, pixels; 0 means `image_size`."""
-    eval_crop_ratio: Share = 0.875
+    eval_crop_ratio: CropRatio = 0.875
     """Evaluation: short side is resized to size / ratio, then the centre is cropped."""
     eval_interpolation: Interpolation = "bicubic"
     """Evaluation: resize filter (antialiased, Pillow's)."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
+    mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
     """Channel means that normalise pixels in 0..1."""
-    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    std: tuple[Std, Std, Std] = IMAGENET_STD
     """Channel standard deviations that normalise pixels in 0..1."""
 
     def input_spec(self) -> InputSpec:
@@ -216,7 +227,7 @@ class EngineConfig:
     """torch: NHWC memory layout."""
     compile: bool = False
     """torch: compile the step with `torch.compile`."""
-    threads: Count = 0
+    threads: Threads = 0
     """Compute threads on the CPU; 0 means the framework's choice, an equal share of the cores
     where several processes share a machine, and 1 with virtual shards."""
     sync_bn: bool = False
@@ -236,7 +247,7 @@ class RunConfig:
     """Length of the run: epochs, steps or images."""
     batch_size: PositiveInt = 128
     """Images per device and update."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds weights, order, augmentation and noise."""
     resume: str = "auto"
     """`auto` (newest valid checkpoint of the run folder), `never`, or a checkpoint folder."""
@@ -254,7 +265,7 @@ class RunConfig:
     """Stop after this many evaluations without a better top-1; 0 is off."""
     max_bad_steps: PositiveInt = 10
     """Stop after this many steps in a row whose loss or gradient is not finite."""
-    rank_timeout: Annotated[float, Field(ge=5)] = 15.0
+    rank_timeout: Annotated[float, Field(ge=5, le=86_400)] = 15.0
     """Seconds without a heartbeat after which a process counts as lost and the others end. Slow
     processes (compiling, waiting for data) still send heartbeats."""
     eval_batch_size: Count = 0

@@ -25,6 +25,8 @@ STAGE_CHANNELS = (64, 128, 256, 512)
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1
 """Weight of the new batch in the running statistics (torch's convention; MindSpore's 0.9)."""
+MAX_PARAMETERS = 2**29
+"""Largest network that is described: six times the family's largest, 2 GB in float32."""
 BUFFER_SUFFIXES = (".running_mean", ".running_var")
 
 
@@ -45,7 +47,7 @@ class Block:
 
 
 def four_counts(layers: tuple[int, ...]) -> tuple[int, ...]:
-    """Blocks per stage; the upper bound keeps a description from a file within the memory."""
+    """Blocks per stage."""
     if len(layers) != len(STAGE_CHANNELS) or not all(1 <= n <= 999 for n in layers):
         raise ValueError("four counts of 1 to 999")
     return layers
@@ -78,6 +80,15 @@ class Architecture:
     """Dropout before the classifier."""
     zero_init_last_bn: bool = True
     """Start each block as the identity: weight of its last BN is 0 (arXiv:1706.02677)."""
+
+    def __post_init__(self) -> None:
+        parameters = count_parameters(self)
+        if parameters > MAX_PARAMETERS:
+            raise UserError(
+                f"model: the network would have {parameters:.3g} parameters, more than the "
+                f"{MAX_PARAMETERS:.3g} that are accepted; use fewer layers or classes, or a "
+                "smaller cardinality or base_width"
+            )
 
     @property
     def num_features(self) -> int:
@@ -224,3 +235,16 @@ def count_macs(arch: Architecture, image_size: int = 224) -> int:
             macs += out_side * out_side * b.in_channels * b.out_channels
         side = out_side
     return macs + arch.num_features * arch.num_classes
+
+
+def activation_bytes(arch: Architecture, image_size: int) -> int:
+    """Memory of the forward pass of one image in float32: the most that any one block takes."""
+    side = -(-image_size // 2)
+    most = side * side * 2 * 64
+    side = -(-side // 2)
+    for b in arch.blocks():
+        out_side = -(-side // b.stride)
+        before = side * side * (b.in_channels + b.width)
+        most = max(most, before + out_side * out_side * (b.width + 2 * b.out_channels))
+        side = out_side
+    return 4 * most

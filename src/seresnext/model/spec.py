@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ..errors import UserError
 from ..schema import checked, from_dict
-from .architecture import Architecture
+from .architecture import Architecture, activation_bytes
 
 Interpolation = Literal["bilinear", "bicubic"]
 
+ImageSize = Annotated[int, Field(ge=32, le=4096)]
+CropRatio = Annotated[float, Field(gt=0, le=1)]
+Mean = Annotated[float, Field(ge=-1e4, le=1e4)]
+Std = Annotated[float, Field(ge=1e-4, le=1e4)]
+
+MAX_RESIZED = 8192
+"""Longest short side of an image before the centre crop, pixels."""
+MAX_ACTIVATION_BYTES = 3 << 30
+"""Of one image in any one block: enough for the family at 2048 px."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -26,16 +35,24 @@ class InputSpec:
     do only the last part.
     """
 
-    image_size: int = 224
+    image_size: ImageSize = 224
     """Side of the network's square input, pixels."""
-    crop_ratio: float = 0.875
+    crop_ratio: CropRatio = 0.875
     """The short side is resized to `image_size / crop_ratio`, then the centre is cropped."""
     interpolation: Interpolation = "bicubic"
     resize: Literal["short", "stretch"] = "short"
     """`short` keeps the aspect ratio; `stretch` resizes to a square (the original zoo's 310
     flow)."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
+    std: tuple[Std, Std, Std] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.image_size / self.crop_ratio > MAX_RESIZED:
+            raise UserError(
+                f"crop ratio: expected {self.image_size / MAX_RESIZED:.3g} or more for "
+                f"{self.image_size} px, got {self.crop_ratio:.3g}: images would be resized to more "
+                f"than {MAX_RESIZED} px"
+            )
 
 
 @checked("")
@@ -51,6 +68,13 @@ class ModelSpec:
         names, classes = len(self.class_names), self.architecture.num_classes
         if names != classes:
             raise UserError(f"class_names: expected {classes}, one for each class, got {names}")
+        needed = activation_bytes(self.architecture, self.input.image_size)
+        if needed > MAX_ACTIVATION_BYTES:
+            raise UserError(
+                f"the network takes {needed / 1e9:.3g} GB for one image of "
+                f"{self.input.image_size} px, more than the {MAX_ACTIVATION_BYTES / 1e9:.3g} GB "
+                "that a model of this family may take"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..files import parse_json
 from ..model.spec import ModelSpec
 from ..schema import checked, from_dict
 from .formats import ArtifactPrecision
@@ -97,10 +98,6 @@ def read_artifact(text: str | None, source: Path) -> Artifact:
             "artifact written by `seresnext export`"
         )
     try:
-        artifact = from_dict(Artifact, json.loads(text), METADATA_KEY)
-    except (ValueError, RecursionError, UserError) as error:
+        return from_dict(Artifact, parse_json(text, "its text"), METADATA_KEY)
+    except UserError as error:
         raise UserError(f"{source}: its metadata is damaged ({error}); export it again") from None
-    inputs = artifact.spec.input
-    if not (32 <= inputs.image_size <= 4096 and 0 < inputs.crop_ratio <= 1 and min(inputs.std) > 0):
-        raise UserError(f"{source}: its metadata describes an impossible input: {inputs}")
-    return artifact

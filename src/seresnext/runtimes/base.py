@@ -45,11 +45,10 @@ def create_runtime(
     missing, damaged, or not written by this package.
     """
     path = Path(path)
+    settings = EngineConfig(name=engine, device=device, threads=threads)
     if path.is_dir():
         spec, weights = load_model(model_folder(path))
-        return create_engine(
-            spec, weights, EngineConfig(name=engine, device=device, threads=threads)
-        )
+        return create_engine(spec, weights, settings)
     runtime = open_artifact(recognise(path), path, device=device, threads=threads)
     side = runtime.spec.input.image_size
     try:

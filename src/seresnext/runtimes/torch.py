@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -79,6 +80,9 @@ def _read(path: Path) -> tuple[ExportedNetwork, Artifact]:
                 raise UserError(f"{path} is compressed, which no torch.export archive is; refused")
             text = archive.read(f"{root}/extra/{METADATA_KEY}").decode()
             artifact = read_artifact(text, path)
+            shapes = weight_shapes(artifact.spec.architecture).values()
+            if sum(math.prod(s) for s in shapes if len(s) > 1) > path.stat().st_size:
+                raise ValueError("it is smaller than the network that it describes")
             folder = f"{root}/{_WEIGHTS}"
             entries = json.loads(archive.read(f"{folder}model_weights_config.json"))["config"]
             network = _empty_network(artifact)
