@@ -15,13 +15,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import seresnext.training.run as run_module
+import seresnext.training.start as start_module
 from seresnext.batch import Batch
 from seresnext.cli import main
 
 notes = Path(sys.argv[1])
 stop, _, signal_name = sys.argv[2].partition(":")
-create_engine = run_module.create_engine
+create_engine = start_module.create_engine
 
 
 def recorded_engine(*arguments: Any) -> Any:
@@ -47,5 +47,5 @@ def recorded_engine(*arguments: Any) -> Any:
     return engine
 
 
-run_module.create_engine = recorded_engine
+start_module.create_engine = recorded_engine
 sys.exit(main(sys.argv[3:]))

@@ -194,7 +194,7 @@ class TrainResult:
     out: Path
     """The run folder."""
     metrics: Metrics | None
-    """The last evaluation; None without validation images."""
+    """Of the model; None without validation images."""
 
     @property
     def model(self) -> Model:

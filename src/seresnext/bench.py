@@ -17,7 +17,8 @@ import numpy as np
 from .config import EngineName
 from .errors import UserError
 from .machine import describe_cpu
-from .runtimes.base import create_runtime, model_folder
+from .runtimes.base import create_runtime
+from .weights.trained import load_trained
 
 WARM_UP = 3
 """Calls before the first that counts, for each batch size: kernels are chosen, memory is taken."""
@@ -161,9 +162,9 @@ def _work(parent: Connection, model: Path, engine: EngineName, device: str, thre
 
 
 def _file_bytes(model: Path) -> int:
-    """Size of what is shipped: a folder's model, an artifact, an IR with its weights."""
+    """Size of what is shipped: a folder's weights, an artifact, an IR with its weights."""
     if model.is_dir():
-        return sum(f.stat().st_size for f in model_folder(model).iterdir() if f.is_file())
+        return load_trained(model).file.stat().st_size
     files = [model, model.with_suffix(".bin")] if model.suffix == ".xml" else [model]
     return sum(file.stat().st_size for file in files)
 

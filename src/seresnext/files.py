@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,16 +63,38 @@ def sync_to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path, value: Any) -> None:
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return strict JSON, which has no NaN and no infinity.
+
+    Such a number becomes null, and its object names it under `not_finite`: {"loss": "nan"}.
+    """
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, dict):
+        odd = {k: str(v) for k, v in value.items() if isinstance(v, float) and not math.isfinite(v)}
+        return {k: _finite(v) for k, v in value.items()} | ({"not_finite": odd} if odd else {})
+    return value
+
+
+def write_json(path: Path, value: Any, *, sync: bool = False) -> None:
     """Write `value` as indented JSON, whole or not at all. Raises UserError."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+    with replacing(path, sync=sync) as temporary:
+        temporary.write_text(to_json(value, indent=2) + "\n")
 
 
 def append_json(path: Path, record: dict[str, Any]) -> None:
     """Append one JSON object as a line, in a single write. Raises OSError."""
     with open(path, "ab", buffering=0) as file:
-        file.write(json.dumps(record).encode() + b"\n")
+        file.write(to_json(record).encode() + b"\n")
 
 
 def read_json(path: Path, what: str = "", max_bytes: int = MAX_JSON_BYTES) -> Any:

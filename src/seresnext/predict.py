@@ -67,7 +67,8 @@ def predict(
     """Yield a Prediction per image, in order; decoding runs one batch ahead.
 
     Memory is bounded by two batches, whatever the number of images. An unreadable image yields
-    its error and does not affect the others. Raises UserError for `top` or `batch_size` below 1.
+    its error and does not affect the others. Raises UserError for `top` or `batch_size` below 1 and
+    for a model that answers NaN.
     """
     if top < 1 or batch_size < 1:
         raise UserError("--top and --batch-size: expected 1 or more")
@@ -114,7 +115,12 @@ def _predict_batch(
     model: Runtime, items: list[tuple[ImageLike, NDArray[Any] | str]], top: int
 ) -> Iterator[Prediction]:
     pixels = [image for _, image in items if not isinstance(image, str)]
-    rows = iter(softmax(model.predict(np.stack(pixels))) if pixels else ())
+    logits = model.predict(np.stack(pixels)) if pixels else np.empty((0, 1))
+    if not np.isfinite(logits).all():
+        raise UserError(
+            "the model answers NaN or infinity: its weights are damaged, or its training diverged"
+        )
+    rows = iter(softmax(logits))
     names = model.spec.class_names
     for item, image in items:
         file = str(item) if isinstance(item, str | Path) else ""

@@ -114,14 +114,14 @@ def test_a_rank_may_be_slow(images: Path, two: Run, tmp_path: Path) -> None:
     """A rank is busy for longer than the silence that ends a run."""
     script = (
         "import sys, time\n"
-        "import seresnext.training.run as run_module\n"
+        "import seresnext.training.start as start_module\n"
         "from seresnext.cli import main\n"
         "from seresnext.launch.ranks import rank\n"
-        "describe = run_module.describe\n"
+        "describe = start_module.describe\n"
         "def slow(*arguments):\n"
         "    time.sleep(9 * rank())\n"
         "    return describe(*arguments)\n"
-        "run_module.describe = slow\n"
+        "start_module.describe = slow\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     file = tmp_path / "slow.py"
@@ -134,11 +134,11 @@ def test_a_rank_may_be_slow(images: Path, two: Run, tmp_path: Path) -> None:
 
 STOPPED_IN_EVALUATION = """
 import os, signal, sys
-import seresnext.training.run as run_module
+import seresnext.training.start as start_module
 from seresnext.cli import main
 from seresnext.launch.ranks import rank
 
-create, calls = run_module.create_engine, 0
+create, calls = start_module.create_engine, 0
 
 def create_engine(*arguments):
     engine = create(*arguments)
@@ -154,7 +154,7 @@ def create_engine(*arguments):
     engine.predict = second_call
     return engine
 
-run_module.create_engine = create_engine
+start_module.create_engine = create_engine
 sys.exit(main(sys.argv[1:]))
 """
 

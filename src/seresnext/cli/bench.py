@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
+from ..files import to_json
 from .options import ComputeOptions, JsonOption
 
 
@@ -45,7 +45,7 @@ def run(argv: list[str]) -> int:
     options = {name: value for name, value in vars(args).items() if name != "json"}
     results = bench_infer(**options)
     if args.json:
-        print(json.dumps([result.to_dict() for result in results]))
+        print(to_json([result.to_dict() for result in results]))
     else:
         print_results(results)
     return 0

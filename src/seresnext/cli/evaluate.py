@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
+from ..files import to_json
 from .options import BadImagePolicy, ComputeOptions, DecodingOptions, JsonOption
 
 
@@ -42,8 +43,10 @@ def run(argv: list[str]) -> int:
     )
     for name in metrics.unread_images:
         print(f"unreadable: {name}", file=sys.stderr)
+    if not math.isfinite(metrics.loss):
+        print("warning: the model answers NaN or infinity; such images are wrong", file=sys.stderr)
     if args.json:
-        print(json.dumps(metrics.to_dict()))
+        print(to_json(metrics.to_dict()))
         return 0
     print(
         f"top-1 {metrics.top1:.2%}   top-5 {metrics.top5:.2%}   loss {metrics.loss:.4f}   "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from ..exporters.options import ExportOptions
+from ..files import to_json
 from ..runtimes.formats import FORMATS
 from .options import JsonOption
 
@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
 
     report = export(**{name: value for name, value in vars(args).items() if name != "json"})
     if args.json:
-        print(json.dumps(report.to_dict()))
+        print(to_json(report.to_dict()))
     else:
         print_report(report)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import tyro
 
 from ..errors import UserError
+from ..files import to_json
 from .options import ComputeOptions, JsonOption
 
 
@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
     failed = 0
     for prediction in model.predict_each(files, top=args.top, batch_size=args.batch_size):
         if args.json:
-            print(json.dumps(prediction.to_dict()), flush=True)
+            print(to_json(prediction.to_dict()), flush=True)
         elif prediction.error:
             print(f"{prediction.file}: cannot be read: {prediction.error}", file=sys.stderr)
         else:

@@ -167,6 +167,10 @@ class Config:
                 *("run.batch_size", "an even number with mixup or cutmix"),
             ),
             (
+                self.run.ship != "average" or optim.ema_decay > 0,
+                *("run.ship", "best or last without optim.ema_decay, which makes the average"),
+            ),
+            (
                 not engine.virtual_shards or (optim.accumulate == 1 and not engine.sync_bn),
                 "engine.virtual_shards",
                 "optim.accumulate 1 and no engine.sync_bn (a shard is the unit of both)",

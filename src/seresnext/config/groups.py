@@ -261,6 +261,10 @@ class RunConfig:
     """How often a checkpoint is written."""
     keep_checkpoint_max: PositiveInt = 3
     """Number of newest checkpoints kept, in addition to the best one."""
+    ship: Literal["auto", "best", "last", "average"] = "auto"
+    """Weights of the finished model: those of the `best` evaluation, the `last` ones, or their
+    `average` (with optim.ema_decay). `auto`: best where there is a validation set, else the
+    average, else the last."""
     early_stop: Count = 0
     """Stop after this many evaluations without a better top-1; 0 is off."""
     max_bad_steps: PositiveInt = 10

@@ -74,8 +74,9 @@ def calibration_images(model: Path, options: ExportOptions) -> Images:
 
 def recorded_data(model: Path) -> tuple[Path | None, Path | None]:
     """The run's training and validation data; (None, None) if they are no longer there."""
-    config = model / CONFIG_FILE
-    if not (model / "model").is_dir() or not config.is_file():
+    run = model.parent.parent if model.parent.name == "checkpoints" else model
+    config = run / CONFIG_FILE
+    if not ((run / "model").is_dir() or (run / "checkpoints").is_dir()) or not config.is_file():
         return None, None
     data = load_config(config).data
     try:

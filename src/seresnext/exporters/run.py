@@ -20,10 +20,10 @@ from ..config import EngineConfig
 from ..engines.base import create_engine
 from ..errors import UserError
 from ..files import writing
-from ..model.saved_model import WEIGHTS_FILE, load_model
 from ..runtimes.artifact import Artifact
-from ..runtimes.base import Runtime, model_folder, open_artifact
+from ..runtimes.base import Runtime, open_artifact
 from ..runtimes.formats import FORMATS, INT8_EXTRA, Format, load_module
+from ..weights.trained import load_trained
 from .base import load_exporter
 from .comparison import Comparison, compare
 from .images import Images, calibration_images, comparison_images
@@ -32,7 +32,7 @@ from .report import ExportReport
 
 
 def export(model: Path, out: Path, options: ExportOptions | None = None) -> ExportReport:
-    """Write `model` (a run or model folder) to `out`.
+    """Write `model` (a run, checkpoint or model folder) to `out`.
 
     The artifact is made in a temporary folder beside `out`, compared there with the engine, and
     moved into place only if it is within the tolerance of its precision. Raises UserError
@@ -40,9 +40,9 @@ def export(model: Path, out: Path, options: ExportOptions | None = None) -> Expo
     """
     options = options or ExportOptions()
     format = _check(out, options)
-    folder = model_folder(model)
-    spec, weights = load_model(folder)
-    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    trained = load_trained(model)
+    spec, weights = trained.spec, trained.weights
+    digest = hashlib.sha256(trained.file.read_bytes()).hexdigest()
     artifact = Artifact(spec, digest, __version__, options.precision, options.with_preprocessing)
     images = comparison_images(model, spec, options)
     calibration = calibration_images(model, options) if options.precision == "int8" else None

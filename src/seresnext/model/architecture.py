@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
@@ -200,6 +201,13 @@ def check_tensors(
     ]
     if problems:
         raise UserError(f"{what} do not fit the network: {listed(problems, '; ')}")
+
+
+def check_finite(tensors: Mapping[str, NDArray[Any]], what: str) -> None:
+    """Raise UserError naming the tensors that hold NaN or infinity."""
+    odd = [name for name, array in tensors.items() if not np.isfinite(array).all()]
+    if odd:
+        raise UserError(f"{what} are not finite numbers (NaN or infinity): {listed(odd)}")
 
 
 def is_buffer(name: str) -> bool:

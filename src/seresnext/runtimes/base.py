@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from ..config import EngineConfig, EngineName
 from ..engines.base import create_engine
 from ..errors import UserError, one_line
-from ..model.saved_model import CONFIG_FILE, WEIGHTS_FILE, load_model
 from ..model.spec import ModelSpec
+from ..weights.trained import load_trained
 from .formats import Format, load_module, recognise
 
 
@@ -38,7 +38,7 @@ def create_runtime(
 ) -> Runtime:
     """Open the model at `path`, whose format is recognised by its content.
 
-    A run folder or a model folder is opened by `engine`, a file by the runtime of its format.
+    A run, checkpoint or model folder is opened by `engine`, a file by the runtime of its format.
     `threads` is for the CPU; 0 leaves it to the framework. Only the framework that is needed is
     imported. A file's network is run once before it is returned, so that damage shows here and
     the first prediction is as fast as the others. Raises UserError for a file or folder that is
@@ -47,8 +47,8 @@ def create_runtime(
     path = Path(path)
     settings = EngineConfig(name=engine, device=device, threads=threads)
     if path.is_dir():
-        spec, weights = load_model(model_folder(path))
-        return create_engine(spec, weights, settings)
+        model = load_trained(path)
+        return create_engine(model.spec, model.weights, settings)
     runtime = open_artifact(recognise(path), path, device=device, threads=threads)
     side = runtime.spec.input.image_size
     try:
@@ -72,17 +72,6 @@ def open_artifact(
     program = {"run_program": True} if trusted and format.holds_program else {}
     runtime: Runtime = runtime_class(path, device=device, threads=threads, **program)
     return runtime
-
-
-def model_folder(path: Path) -> Path:
-    """The finished model of a run folder, or the model folder itself. Raises UserError."""
-    for folder in (path / "model", path):
-        if (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file():
-            return folder
-    raise UserError(
-        f"{path} holds no finished model; expected a run folder (with model/), or a folder with "
-        f"{WEIGHTS_FILE} and {CONFIG_FILE}"
-    )
 
 
 def predict_in_pieces(

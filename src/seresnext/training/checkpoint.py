@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -29,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from ..errors import UserError
-from ..files import parse_json, read_json, sync_to_disk
+from ..files import parse_json, read_json, sync_to_disk, to_json
 from ..model.saved_model import write_safetensors
 
 MANIFEST = "manifest.json"
@@ -98,10 +97,10 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
             name = group + _TENSORS
             write_safetensors(folder / name, tensors)
             entries[name] = _synced(folder / name)
-    (folder / STATE).write_text(json.dumps(checkpoint.state, indent=1))
+    (folder / STATE).write_text(to_json(checkpoint.state, indent=1))
     entries[STATE] = _synced(folder / STATE)
     manifest = {"format": FORMAT, "step": checkpoint.step, "files": entries}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (folder / MANIFEST).write_text(to_json(manifest, indent=1))
     _synced(folder / MANIFEST)
     sync_to_disk(folder)
 
@@ -163,8 +162,7 @@ def _read_verified(path: Path, digest: str, size: int) -> bytes:
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest checkpoint that verifies, and why newer ones were skipped.
 
-    Raises UserError when there are checkpoints and none verifies: whether to start anew in their
-    place is the user's decision.
+    None where there is no checkpoint. Raises UserError when there are some and none verifies.
     """
     problems: list[str] = []
     for path in reversed(list_checkpoints(folder)):
@@ -173,10 +171,7 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except UserError as error:
             problems.append(str(error))
     if problems:
-        raise UserError(
-            f"none of the checkpoints in {folder} can be read ({problems[0]}); choose another "
-            "--out, or remove that folder to start anew in this one"
-        )
+        raise UserError(f"none of the checkpoints in {folder} can be read ({problems[0]})")
     return None, problems
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..files import append_json, replacing, writing
+from ..files import append_json, replacing, to_json, writing
 
 METRICS_FILE = "metrics.jsonl"
 _PRINT_EVERY_SECONDS = 1.0
@@ -196,4 +196,4 @@ def _drop_after(path: Path, step: int) -> None:
     if path.exists():
         kept = [record for record in read_metrics(path.parent) if record["step"] <= step]
         with replacing(path) as temporary:
-            temporary.write_text("".join(f"{json.dumps(record)}\n" for record in kept))
+            temporary.write_text("".join(f"{to_json(record)}\n" for record in kept))

@@ -5,17 +5,20 @@ from __future__ import annotations
 from ..config import Config
 from .log import Reporter
 from .metrics import Metrics
-from .run import OnSaved, open_run
+from .run import OnSaved
+from .start import open_run
 
 
 def train(config: Config, reporter: Reporter, on_saved: OnSaved | None = None) -> Metrics | None:
     """Train by `config`, going on from where its run folder stands; write `RUN/model` at the end.
 
-    Returns the metrics of the last evaluation, None without a validation set. `on_saved` is called
-    with each checkpoint once it is on disk. Raises UserError for what the user can fix, and
-    Interrupted after a signal, with the state saved.
+    Returns the metrics of that model, None without a validation set. `on_saved` is called with each
+    checkpoint once it is on disk. Raises UserError for what the user can fix, and Interrupted after
+    a signal, with the state saved.
     """
     with open_run(config, reporter, on_saved) as run:
+        if run.result:  # finished before
+            return run.result.metrics
         engine, plan, progress, log = run.engine, run.plan, run.progress, run.log
 
         # An earlier start may have been stopped before the evaluation that was due at this step.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,13 @@ class Metrics:
         6
         """
         return asdict(self)
+
+
+def metrics_from(data: Mapping[str, Any]) -> Metrics:
+    """Return the metrics that `Metrics.to_dict` gave; null, as JSON has NaN, is NaN again."""
+    names = [field.name for field in fields(Metrics) if field.name in data]
+    values: dict[str, Any] = {n: math.nan if data[n] is None else data[n] for n in names}
+    return Metrics(**values | {"unread_images": tuple(data.get("unread_images", ()))})
 
 
 class MetricSums:

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from ..config import Config
 from ..errors import UserError
 from ..files import write_json
-from .checkpoint import checkpoint_path, list_checkpoints
+from .checkpoint import checkpoint_path
 
 
 class RunFolder:
@@ -44,14 +44,6 @@ class RunFolder:
 
     def checkpoint(self, step: int) -> Path:
         return checkpoint_path(self.checkpoints, step)
-
-    def refuse_overwriting(self) -> None:
-        """Raise UserError if the folder holds checkpoints of an earlier run."""
-        if list_checkpoints(self.checkpoints):
-            raise UserError(
-                f"{self.path} holds checkpoints of an earlier run and --resume never was given; "
-                "choose another --out, or remove the folder yourself"
-            )
 
     def write_config(self, config: Config) -> None:
         write_json(self.config, asdict(config))

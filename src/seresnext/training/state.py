@@ -9,7 +9,7 @@ from typing import Any
 from ..config import Config, upgraded
 from ..errors import UserError
 from ..model.spec import ModelSpec
-from .metrics import Metrics
+from .metrics import Metrics, metrics_from
 
 
 @dataclass
@@ -24,24 +24,34 @@ class Progress:
     evaluated_step: int = 0
     """Step of the last evaluation."""
     last_metrics: Metrics | None = None
+    best_metrics: Metrics | None = None
+    """Of `best_step`; None where a checkpoint of version 0.1 does not tell."""
 
     def record(self, metrics: Metrics) -> bool:
-        """Take an evaluation at the present step; True when it is the best so far."""
+        """Take an evaluation at the present step; True when it is the best so far.
+
+        The higher top-1 is better, of equal ones the lower loss. Early stopping counts
+        evaluations without a higher top-1.
+        """
         self.last_metrics, self.evaluated_step = metrics, self.step
-        if metrics.top1 > self.best_top1:
-            self.best_top1, self.best_step = metrics.top1, self.step
-            self.evaluations_since_best = 0
+        best, higher = self.best_metrics, metrics.top1 > self.best_top1
+        self.evaluations_since_best = 0 if higher else self.evaluations_since_best + 1
+        if higher or (best and metrics.top1 == best.top1 and metrics.loss < best.loss):
+            self.best_top1, self.best_step, self.best_metrics = metrics.top1, self.step, metrics
             return True
-        self.evaluations_since_best += 1
         return False
+
+    def forget_best(self) -> None:
+        """Take no earlier evaluation as the best: its weights are not in this run's folder."""
+        self.best_top1, self.best_step, self.best_metrics = -1.0, None, None
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Progress:
-        metrics = data.get("last_metrics")
-        return cls(**{**data, "last_metrics": Metrics(**metrics) if metrics else None})
+        found = {name: data.get(name) for name in ("last_metrics", "best_metrics")}
+        return cls(**{**data, **{k: metrics_from(v) if v else None for k, v in found.items()}})
 
 
 def checkpoint_state(
@@ -88,7 +98,7 @@ def check_resumable(
     """May this run go on from a checkpoint with `state`?
 
     Returns the global batch to go on with and remarks for the user. Raises UserError naming what
-    differs: network, classes, data, seed or batch.
+    differs: network, classes, input, data, seed or batch.
     """
     try:
         saved_spec = ModelSpec.from_dict(state["model"])
@@ -145,8 +155,7 @@ def check_resumable(
 
 
 def _check_spec(saved: ModelSpec, now: ModelSpec) -> None:
-    old, new = vars(saved.architecture), vars(now.architecture)
-    different = [f"{k}: {old[k]!r} -> {new[k]!r}" for k in new if not _same(old[k], new[k])]
+    different = _different(vars(saved.architecture), vars(now.architecture))
     if different:
         raise UserError(
             f"the network is not the checkpoint's ({'; '.join(different)}); "
@@ -157,6 +166,16 @@ def _check_spec(saved: ModelSpec, now: ModelSpec) -> None:
         come = sorted(set(now.class_names) - set(saved.class_names))
         detail = f"missing {gone[:5]}, new {come[:5]}" if gone or come else "another order"
         raise UserError(f"the classes are not the checkpoint's: {detail}; use another --out")
+    different = _different(vars(saved.input), vars(now.input))
+    if different:
+        raise UserError(
+            f"the model's input is not the checkpoint's ({'; '.join(different)}); "
+            "use the old settings or another --out"
+        )
+
+
+def _different(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    return [f"{k}: {old[k]!r} -> {new[k]!r}" for k in new if not _same(old[k], new[k])]
 
 
 def _flat(group: dict[str, Any], prefix: str = "") -> dict[str, Any]:

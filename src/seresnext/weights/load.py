@@ -13,11 +13,12 @@ from ..errors import UserError
 from ..files import parse_json, read_json
 from ..model.architecture import MODEL_NAMES, Architecture, check_tensors, weight_shapes
 from ..model.init import init_weights
-from ..model.saved_model import CONFIG_FILE, WEIGHTS_FILE, load_model
+from ..model.saved_model import CONFIG_FILE, WEIGHTS_FILE
 from ..model.spec import InputSpec, ModelSpec, parse_spec
 from .ckpt import read_ckpt
 from .pth import read_pth
 from .safetensors import read_safetensors
+from .trained import find_trained
 from .translate import LoadedWeights, from_entries
 
 CLASSIFIER = ("fc.weight", "fc.bias")
@@ -114,23 +115,26 @@ def model_spec(
 
 
 def _load_folder(folder: Path) -> LoadedWeights:
-    if (folder / "model" / CONFIG_FILE).is_file():
-        folder = folder / "model"
-    if _spec_in(folder / CONFIG_FILE, "seresnext"):
-        spec, weights = load_model(folder)
+    model = find_trained(folder)
+    if model:
+        spec, weights = model.spec, model.weights
         return LoadedWeights(
-            folder, "seresnext", spec.architecture, weights, entries=len(weights), spec=spec
+            model.file.parent,
+            "seresnext",
+            spec.architecture,
+            weights,
+            entries=len(weights),
+            spec=spec,
         )
-    checkpoint_spec = _spec_in(folder / _STATE_FILE, "model")
-    names = ["ema.safetensors"] if checkpoint_spec else []
-    names += [WEIGHTS_FILE, "pytorch_model.bin"]
+    names = [WEIGHTS_FILE, "pytorch_model.bin"]
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
         raise UserError(
-            f"{folder} holds no finished model; expected a run folder, a folder with "
-            f"{WEIGHTS_FILE} and {CONFIG_FILE}, or a single .safetensors, .pth or .ckpt file"
+            f"{folder} holds no finished model; expected a run folder (with model/ or "
+            f"checkpoints/), one of its checkpoints, a folder with {WEIGHTS_FILE} and "
+            f"{CONFIG_FILE}, or a single .safetensors, .pth or .ckpt file"
         )
-    loaded = _load_file(file, checkpoint_spec)
+    loaded = _load_file(file, None)
     config = _read_if_there(folder / CONFIG_FILE)
     if loaded.layout != "timm" or not isinstance(config, dict) or "architecture" not in config:
         return loaded

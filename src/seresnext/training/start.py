@@ -1,0 +1,209 @@
+"""The start of a run on one rank: data, engine, run folder, and the checkpoint to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Config
+from ..data.bad_images import BadImages
+from ..data.loader import Reader, Share, train_batches
+from ..data.sources import open_splits
+from ..engines.base import Engine, EngineState, create_engine
+from ..errors import UserError
+from ..launch.heartbeat import Watch
+from ..model.init import init_weights
+from ..model.spec import ModelSpec
+from ..weights.load import pretrained_weights
+from .checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from .interrupt import Interrupt
+from .log import Reporter
+from .plan import Plan, make_plan
+from .result import Result, read_result
+from .run import OnSaved, Run, finished
+from .run_folder import RunFolder
+from .saver import Saver
+from .schedule import create_schedule
+from .state import Progress, check_resumable
+from .step_log import StepLog
+
+
+@contextmanager
+def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None) -> Iterator[Run]:
+    """Open the data, the engine and the run folder, and go on from the newest checkpoint.
+
+    Everything is closed at the end of the block, in the reverse order. Raises UserError for
+    whatever does not fit the run folder.
+    """
+    with ExitStack() as stack:
+        source, val_source = open_splits(config.data)
+        spec = ModelSpec(
+            config.model.architecture(len(source.class_names)),
+            source.class_names,
+            config.augment.input_spec(),
+        )
+        weights = start_weights(config, spec, reporter)
+        engine = create_engine(spec, weights, config.engine, config.optim, config.loss)
+        stack.callback(engine.close)
+        timeout = config.run.rank_timeout
+        stack.enter_context(Watch(engine.rank, engine.world_size, engine.all_sum, timeout))
+        folder = RunFolder(config.run.out)
+        if engine.rank == 0:
+            stack.enter_context(folder)
+        checkpoint = starting_checkpoint(config, engine, folder, reporter)
+        fingerprint = source.fingerprint() if checkpoint or engine.rank == 0 else ""
+        progress, global_batch = Progress(), config.run.batch_size * engine.world_size
+        remarks: list[str] = []
+        if checkpoint:
+            global_batch, remarks = check_resumable(
+                checkpoint.state, config, spec, fingerprint, engine.world_size, engine.threads
+            )
+            progress = Progress.from_dict(checkpoint.state["progress"])
+            if config.run.resume != "auto" and not began_as(config.run.resume, checkpoint):
+                progress.forget_best()
+            engine.load_state_dict(
+                EngineState.from_groups(checkpoint.tensors, checkpoint.state["engine"]["scalars"])
+            )
+        plan = make_plan(config, len(source), engine.world_size, global_batch)
+        result = earlier_result(folder, progress, plan, config.run.early_stop, engine)
+        for remark in remarks:
+            reporter.message(f"{'not used' if result else 'warning'}: {remark}")
+        writes = engine.rank == 0 and result is None
+        if writes:
+            folder.write_config(config)
+        batches = train_batches(
+            Reader(source, config.data, BadImages(folder.bad_images)),
+            config.augment,
+            Share(
+                plan.batch_size,
+                engine.rank,
+                engine.world_size,
+                config.engine.virtual_shards // engine.world_size or config.optim.accumulate,
+            ),
+            config.run.seed,
+            progress.step,
+        )
+        stack.enter_context(closing(batches))
+        saver = Saver(folder.checkpoints, config.run.keep_checkpoint_max, on_saved)
+        stack.callback(saver.wait)
+        records = folder.path if writes else None
+        log = StepLog(reporter, engine, plan, progress.step, records)
+        run = Run(
+            config,
+            engine,
+            source,
+            val_source,
+            folder,
+            progress,
+            plan,
+            create_schedule(config.schedule, plan),
+            batches,
+            stack.enter_context(log),
+            saver,
+            stack.enter_context(Interrupt()),
+            fingerprint,
+            result,
+        )
+        reporter.message(describe(run))
+        if result is None:
+            log.start()
+        yield run
+
+
+def earlier_result(
+    folder: RunFolder, progress: Progress, plan: Plan, patience: int, engine: Engine
+) -> Result | None:
+    """Return the result of a run that is finished and whose model is written. A collective."""
+    if not finished(progress, plan, patience):
+        return None
+    found = read_result(folder.path, progress.step) if engine.rank == 0 else None
+    if found and found.step < min(progress.step, plan.total_steps):
+        found = None  # of a shorter run; this one was killed before it wrote its model
+    exists = engine.all_sum(np.array([int(found is not None)], np.int64))[0]
+    return found or (Result(progress.step) if exists else None)
+
+
+def start_weights(config: Config, spec: ModelSpec, reporter: Reporter) -> dict[str, NDArray[Any]]:
+    """Return initial weights drawn from the seed, or the pretrained ones."""
+    if not config.run.pretrained:
+        return init_weights(spec.architecture, config.run.seed)
+    weights, notes = pretrained_weights(
+        Path(config.run.pretrained), spec.architecture, config.run.seed
+    )
+    for note in notes:
+        reporter.message(note)
+    return weights
+
+
+def starting_checkpoint(
+    config: Config, engine: Engine, folder: RunFolder, reporter: Reporter
+) -> Checkpoint | None:
+    """Return the checkpoint to go on from, the same on every rank; None starts anew."""
+    checkpoint = own_checkpoint(config.run.resume, folder, reporter) if engine.rank == 0 else None
+    step = checkpoint.step if checkpoint else -1
+    chosen = int(engine.all_sum(np.array([step + 1 if engine.rank == 0 else 0], np.int64))[0]) - 1
+    if chosen < 0 and config.run.resume not in ("auto", "never"):
+        return load_checkpoint(Path(config.run.resume))
+    if engine.rank == 0 or chosen < 0:
+        return checkpoint
+    try:
+        return load_checkpoint(folder.checkpoint(chosen))
+    except UserError as error:
+        raise UserError(
+            f"{error}; rank 0 resumes from there, and all machines of a run must share its folder"
+        ) from None
+
+
+def own_checkpoint(resume: str, folder: RunFolder, reporter: Reporter) -> Checkpoint | None:
+    """Return the newest checkpoint of the run folder; None where it has none.
+
+    Raises UserError when it holds another run than the one that `resume` tells to go on with.
+    """
+    try:
+        checkpoint, problems = newest_checkpoint(folder.checkpoints)
+    except UserError as error:
+        raise UserError(
+            f"{error}; choose another --out, or remove that folder to start anew in this one"
+        ) from None
+    if checkpoint and resume != "auto" and not began_as(resume, checkpoint):
+        raise UserError(
+            f"{folder.path} holds checkpoints of an earlier run, from which --resume auto goes on; "
+            f"for --resume {resume} choose another --out, or remove the folder yourself"
+        )
+    for problem in problems:
+        reporter.message(f"warning: passed over: {problem}")
+    return checkpoint
+
+
+def began_as(resume: str, checkpoint: Checkpoint) -> bool:
+    """Whether the run of `checkpoint` was started with this `--resume CHECKPOINT`."""
+    config = checkpoint.state.get("config", {})
+    return resume != "never" and config.get("run", {}).get("resume") == resume
+
+
+def describe(run: Run) -> str:
+    """Return the run in a sentence or two, for its first lines."""
+    config, engine, plan, progress = run.config, run.engine, run.plan, run.progress
+    ranks = f" x {engine.world_size}" if engine.world_size > 1 else ""
+    text = (
+        f"{config.model.name} on {engine.name} {engine.device}{ranks}, {config.engine.precision}; "
+        f"{len(run.source)} images in {len(run.source.class_names)} classes; "
+        f"{plan.total_steps} steps of {plan.global_batch} images "
+        f"({plan.total_steps / plan.steps_per_epoch:.1f} epochs)"
+    )
+    if run.result:
+        return (
+            f"{text}\nalready finished at step {progress.step}; nothing to train, nothing is "
+            f"written. The model in {run.folder.model} has the {run.result}. Train on with more "
+            "--epochs, or anew in another folder (--out)"
+        )
+    if run.finished():
+        return f"{text}\nalready finished at step {progress.step}; its model is written now"
+    if progress.step:
+        return f"{text}\nresuming after step {progress.step}"
+    return text
