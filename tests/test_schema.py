@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from runtimes.networks import artifact, tiny_spec
+from runs import run_cli
+from runtimes.networks import artifact, random_images, random_weights, tiny_spec
 from seresnext.config import Config, load_config
 from seresnext.errors import UserError, printable
 from seresnext.model.architecture import architecture
-from seresnext.model.saved_model import load_model
+from seresnext.model.saved_model import load_model, save_model
 from seresnext.model.spec import InputSpec, ModelSpec
 from seresnext.runtimes.artifact import read_artifact
+from seresnext.training.log import BarReporter, LineReporter
 
 ODD = [
     *(None, True, -1, 0, 2.5, 1e999, float("nan"), 1e300, -1e300, 2**64, 10**40, 10**9),
@@ -115,3 +118,23 @@ def test_texts_are_shown_escaped() -> None:
     plain = "grün 黑色　猫 \N{FAMILY}"
     assert printable(plain) == plain
     assert str(UserError("no class \x1b[31m")) == r"no class \x1b[31m"
+
+
+def test_names_from_files_reach_no_terminal_raw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b]0;owned\x07[red]"
+    spec = tiny_spec(classes=(evil, "b"))
+    save_model(tmp_path / "model", spec, random_weights(spec))
+    image = tmp_path / f"{evil}.png"
+    Image.fromarray(random_images(1, 32)[0]).save(image)
+    (tmp_path / f"{evil}.jpg").touch()
+    done = run_cli("predict", tmp_path / "model", image, tmp_path / f"{evil}.jpg", code=1)
+    assert "]0;owned" in done.stdout
+    assert "]0;owned" in done.stderr
+    assert (done.stdout + done.stderr).replace("\n", "").isprintable()
+    LineReporter().message(evil)
+    BarReporter().message(evil)
+    table = capsys.readouterr().out
+    assert table.count("[red]") == 2
+    assert "\x1b" not in table

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .config import EngineName
-from .errors import UserError
+from .errors import UserError, printable
 from .machine import describe_cpu
 from .runtimes.base import create_runtime
 from .weights.trained import load_trained
@@ -195,6 +195,7 @@ def print_results(results: Sequence[Measurement]) -> None:
     """A table, with ratios to the first model (above 1 is better)."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, title=describe_cpu(), title_justify="left", pad_edge=False)
     table.add_column("model", overflow="fold")
@@ -203,7 +204,7 @@ def print_results(results: Sequence[Measurement]) -> None:
     for result in results:
         rate, size = result.throughput()
         table.add_row(
-            Path(result.model).name,
+            Text(printable(Path(result.model).name)),
             result.runtime,
             f"{1e3 * result.p50:.2f}",
             f"{1e3 * result.p99:.2f}",

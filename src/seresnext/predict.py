@@ -16,7 +16,7 @@ from PIL import Image
 from .config import DataConfig
 from .data.decode import ImageError, decode_image, decode_pillow
 from .data.preprocess import preprocess
-from .errors import UserError
+from .errors import UserError, printable
 from .runtimes.base import Runtime
 
 ImageLike = str | Path | bytes | NDArray[Any] | Image.Image
@@ -55,7 +55,7 @@ class Prediction:
         return {"file": self.file, "top": top}
 
     def __str__(self) -> str:
-        return self.error or ", ".join(f"{name} {p:.1%}" for name, p in self._pairs())
+        return self.error or ", ".join(f"{printable(n)} {p:.1%}" for n, p in self._pairs())
 
     def _pairs(self) -> Iterable[tuple[str, float]]:
         return zip(self.classes, self.probabilities, strict=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tyro
 
+from ..errors import printable
 from ..files import to_json
 from .options import BadImagePolicy, ComputeOptions, DecodingOptions, JsonOption
 
@@ -42,7 +43,7 @@ def run(argv: list[str]) -> int:
         on_bad_image=args.on_bad_image,
     )
     for name in metrics.unread_images:
-        print(f"unreadable: {name}", file=sys.stderr)
+        print(f"unreadable: {printable(name)}", file=sys.stderr)
     if not math.isfinite(metrics.loss):
         print("warning: the model answers NaN or infinity; such images are wrong", file=sys.stderr)
     if args.json:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..files import to_json
 from .options import ComputeOptions, JsonOption
 
@@ -38,11 +38,12 @@ def run(argv: list[str]) -> int:
     model = load(args.model, engine=args.engine, device=args.device)
     failed = 0
     for prediction in model.predict_each(files, top=args.top, batch_size=args.batch_size):
+        name = printable(prediction.file)
         if args.json:
             print(to_json(prediction.to_dict()), flush=True)
         elif prediction.error:
-            print(f"{prediction.file}: cannot be read: {prediction.error}", file=sys.stderr)
+            print(f"{name}: cannot be read: {printable(prediction.error)}", file=sys.stderr)
         else:
-            print(f"{prediction.file}: {prediction}", flush=True)
+            print(f"{name}: {prediction}", flush=True)
         failed += bool(prediction.error)
     return 1 if failed else 0

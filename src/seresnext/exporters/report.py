@@ -9,7 +9,9 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from ..errors import printable
 from ..runtimes.artifact import Artifact
 from .comparison import TOLERANCES, Comparison
 
@@ -55,13 +57,14 @@ def print_report(report: ExportReport) -> None:
     """Print the report as a table."""
     artifact = report.artifact
     table = Table(box=box.SIMPLE, show_header=False)
-    table.add_row("written", ", ".join(map(str, report.files)), f"{report.bytes / 1e6:.1f} MB")
+    files = Text(printable(", ".join(map(str, report.files))))
+    table.add_row("written", files, f"{report.bytes / 1e6:.1f} MB")
     pixels = "uint8 [B, S, S, 3]" if artifact.with_preprocessing else "float32 [B, 3, S, S]"
     side = artifact.spec.input.image_size
     table.add_row("input", f"pixel_values: {pixels}, S = {side}", artifact.precision)
     table.add_row("made with", report.versions, "")
     if report.calibration:
-        table.add_row("calibrated on", report.calibration, "")
+        table.add_row("calibrated on", Text(printable(report.calibration)), "")
         left = ", ".join(report.in_float) or "nothing but squeeze-and-excitation"
         table.add_row("left in float", left, "")
     if report.comparison is None:
@@ -69,7 +72,9 @@ def print_report(report: ExportReport) -> None:
         table.add_row("compared", text, "")
     else:
         for name, text in _comparison_rows(report, report.comparison):
-            table.add_row(name, text, "" if name in ("compared with", "on") else "ok")
+            table.add_row(
+                name, Text(printable(text)), "" if name in ("compared with", "on") else "ok"
+            )
     Console().print(table)
 
 

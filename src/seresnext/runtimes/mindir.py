@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
+import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +61,13 @@ class MindIRRuntime:
         target = prepare(device, threads=threads, what="--device")
         self.device = describe(target)
         try:
-            self._graph = nn.GraphCell(_load(data))
-            # One compilation for any number of images, instead of one for each.
-            shape = [None, *self.artifact.input_shape]
-            self._graph.set_inputs(Tensor(shape=shape, dtype=ms.float32))
-            side = self.spec.input.image_size
-            self.predict(np.zeros((1, side, side, 3), np.uint8))  # compiles
+            with _native_messages_hidden():
+                self._graph = nn.GraphCell(_load(data))
+                # One compilation for any number of images, instead of one for each.
+                shape = [None, *self.artifact.input_shape]
+                self._graph.set_inputs(Tensor(shape=shape, dtype=ms.float32))
+                side = self.spec.input.image_size
+                self.predict(np.zeros((1, side, side, 3), np.uint8))  # compiles
         except (RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is no usable MindIR for MindSpore {ms.__version__} "
@@ -80,6 +84,28 @@ class MindIRRuntime:
 
     def close(self) -> None:
         del self._graph
+
+
+@contextlib.contextmanager
+def _native_messages_hidden() -> Iterator[None]:
+    """Within the block nothing is written to standard error.
+
+    MindSpore prints up to 450 lines of its own about a graph that it cannot run, and then raises an
+    error, from which the user gets one line.
+    """
+    try:
+        terminal = os.dup(2)
+    except OSError:  # the process has no standard error
+        yield
+        return
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nothing)
 
 
 def _read(path: Path) -> tuple[bytes, Artifact]:

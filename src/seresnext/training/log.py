@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..errors import printable
 from ..files import append_json, replacing, to_json, writing
 
 METRICS_FILE = "metrics.jsonl"
@@ -72,7 +73,7 @@ class LineReporter:
         self.printed = -_PRINT_EVERY_SECONDS
 
     def message(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        print(printable(text), file=self.stream, flush=True)
 
     def started(self, step: int, total_steps: int, steps_per_epoch: float) -> None:
         self.total_steps = total_steps
@@ -107,7 +108,7 @@ class BarReporter:
         self.task = self.bar.add_task("starting", total=None)
 
     def message(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(printable(text), markup=False, highlight=False)
 
     def started(self, step: int, total_steps: int, steps_per_epoch: float) -> None:
         self.total_steps = total_steps

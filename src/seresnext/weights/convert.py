@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..model.saved_model import save_model, save_safetensors
 from ..model.spec import ModelSpec
 from .ckpt import write_ckpt
@@ -48,7 +48,7 @@ class Conversion:
             lines.append(f"  dropped {len(names)}: {reason} ({', '.join(names[:3])}{more})")
         lines += [f"  note: {note}" for note in self.notes]
         lines.append(f"wrote {self.out}: {self.to} layout, {self.written} entries")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def convert(
