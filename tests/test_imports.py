@@ -16,7 +16,17 @@ FRAMEWORKS = {"torch", "mindspore", "nncf", "timm", "mindcv"} | {
     package for format in FORMATS.values() for package in format.packages
 }
 NEUTRAL = {"numpy", "safetensors", "pydantic"}
-OWN_NEUTRAL = {"config", "batch", "errors", "files", "machine", "model", "protobuf", "schema"}
+OWN_NEUTRAL = {
+    "config",
+    "batch",
+    "console",
+    "errors",
+    "files",
+    "machine",
+    "model",
+    "protobuf",
+    "schema",
+}
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:

@@ -1,34 +1,46 @@
 """Exit codes of every command, and the one line that a user's error is printed on.
 
 0 done; 1 a user's error; 2 wrong usage; 75 interrupted by a signal after saving, so that the same
-command resumes (EX_TEMPFAIL of sysexits.h: try again); 130 Ctrl-C with nothing to save.
+command resumes (EX_TEMPFAIL of sysexits.h: try again); 130 Ctrl-C with nothing to save; 141 the
+reader of the output, such as `head`, has ended (128 + SIGPIPE, as the shell has it).
 """
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
 from collections.abc import Callable
 
-from .errors import UserError
+from .console import guarded_output, open_standard_streams
+from .errors import UserError, printable
 from .launch.ranks import report_exit
 from .training.interrupt import INTERRUPTED_EXIT, Interrupted
 
 
 def run_command(program: str, main: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run `main(arguments)` and return the exit code; `program` precedes an error."""
+    open_standard_streams()
+    line = ""
     try:
-        code = main(arguments)
+        with guarded_output():
+            code = main(arguments)
+    except SystemExit as exit_:  # of an argument parser
+        code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except UserError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
-        code = 1
+        code, line = 1, f"{program}: error: {error}"
     except Interrupted:
-        print("interrupted; saved. The same command goes on from here.", file=sys.stderr)
-        code = INTERRUPTED_EXIT
+        code, line = INTERRUPTED_EXIT, "interrupted; saved. The same command goes on from here."
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except BrokenPipeError:
+        code = 128 + signal.SIGPIPE
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        code, line = 1, f"{program}: error: {error.strerror or error}{where}"
+    except MemoryError as error:
+        code, line = 1, f"{program}: error: out of memory (MemoryError: {error})"
+    if line:
+        with guarded_output(survives=True):
+            print(printable(line), file=sys.stderr)
     report_exit(code)
     return code

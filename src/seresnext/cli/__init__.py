@@ -36,7 +36,10 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; return the exit code (see exit_codes.py)."""
-    argv = sys.argv[1:] if argv is None else argv
+    return run_command("seresnext", _run, sys.argv[1:] if argv is None else argv)
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0 if argv else 2
@@ -46,4 +49,5 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in VERBS:
         print(f"seresnext: no verb {argv[0]!r}\n\n{usage()}", file=sys.stderr)
         return 2
-    return run_command("seresnext", importlib.import_module(f"{__name__}.{argv[0]}").run, argv[1:])
+    code: int = importlib.import_module(f"{__name__}.{argv[0]}").run(argv[1:])
+    return code

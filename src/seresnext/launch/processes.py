@@ -21,7 +21,8 @@ from pathlib import Path
 from types import FrameType
 
 from ..config import Config
-from ..training.interrupt import INTERRUPTED_EXIT
+from ..console import discard
+from ..training.interrupt import INTERRUPTED_EXIT, is_repeated, stop_signals
 from . import msrun, torchrun
 from .ranks import EXIT_CODES, rank_logs, reported_exits
 
@@ -53,9 +54,9 @@ def supervise(
     """Run a command that starts ranks; return the exit code of the first rank, or 75.
 
     Each rank reports by `report_exit` that it runs and how it ended. The first SIGTERM, SIGINT or
-    SIGHUP is passed on to the ranks, once, and the run saves itself; a second one kills all
-    processes. `msrun_log`, the file to which msrun writes the first rank's output, is shown as it
-    grows.
+    SIGHUP is passed on to the ranks, once, and the run saves itself; a second one, but for SIGHUP,
+    kills all processes. `msrun_log`, the file to which msrun writes the first rank's output, is
+    shown as it grows.
     """
     with tempfile.TemporaryDirectory(prefix="seresnext-") as folder:
         starter = subprocess.Popen(
@@ -70,7 +71,7 @@ def supervise(
                 time.sleep(0.1)
         codes = {rank: code for rank, (_, code) in reported_exits(Path(folder)).items()}
     first = codes[min(codes)] if codes else None  # of several machines, one has rank 0
-    if starter.returncode == 0:
+    if starter.returncode == 0 and not any(code != 0 for code in codes.values()):
         return 0
     if signals.killed:
         return 128 + signals.killed
@@ -97,7 +98,10 @@ def _shown(log: Path) -> Iterator[None]:
                     file.seek(done)
                     output = file.read()
                 done += len(output)
-                os.write(1, output)
+                try:
+                    os.write(1, output)
+                except OSError:  # the terminal or the reader is gone; the ranks go on
+                    discard(1)
 
     thread = threading.Thread(target=follow, name="rank-output")
     thread.start()
@@ -121,8 +125,7 @@ class _SignalRelay:
         """The signal that asked all to end, the one that killed them; 0 for none yet."""
 
     def __enter__(self) -> _SignalRelay:
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        self.earlier = {number: signal.signal(number, self._handle) for number in numbers}
+        self.earlier = {n: signal.signal(n, self._handle) for n in stop_signals()}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -136,6 +139,8 @@ class _SignalRelay:
             for process in running or [self.starter.pid]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGTERM)
+            return
+        if is_repeated(number):
             return
         self.killed = number
         for process in running:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..console import guarded_output
 from ..errors import UserError
 from ..files import writing
 from .heartbeat import RankLost
@@ -36,10 +37,12 @@ def rank_output(run: Path) -> Iterator[None]:
     """Redirect stdout and stderr of ranks other than 0 to RUN/logs/rank-N.log for the block.
 
     File descriptors are redirected, so the output of native libraries goes there too. A UserError
-    that rank 0 does not share is printed on the terminal in the end.
+    that rank 0 does not share is printed on the terminal in the end. A terminal or a reader of the
+    output that is lost does not end a run.
     """
     if rank() == 0:
-        yield
+        with guarded_output(survives=True):
+            yield
         return
     with (rank_logs(run) / f"rank-{rank()}.log").open("ab") as log:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: finish the step, save, leave. A second signal ends at once."""
+"""SIGTERM, SIGINT, SIGHUP: finish the step, save, leave. A second signal ends at once."""
 
 from __future__ import annotations
 
@@ -22,13 +22,23 @@ class Interrupted(Exception):
     """
 
 
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask a run to stop: not SIGHUP, a terminal's end, under nohup."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
+
+
+def is_repeated(number: int) -> bool:
+    """Whether a signal may come along with another one: a terminal's end sends several SIGHUP,
+    and a session's end SIGTERM with SIGHUP. Such a second signal asks for nothing more."""
+    return number == signal.SIGHUP
+
+
 class Interrupt:
-    """While entered, `requested` turns true at the first SIGTERM or SIGINT.
+    """While entered, `requested` turns true at the first of the `stop_signals`.
 
     Signals reach a process's main thread only; in another thread nothing is changed.
     """
-
-    signals = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self.requested = False
@@ -36,7 +46,9 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         self._earlier = {}
         if threading.current_thread() is threading.main_thread():
-            self._earlier = {number: signal.signal(number, self._handle) for number in self.signals}
+            self._earlier = {
+                number: signal.signal(number, self._handle) for number in stop_signals()
+            }
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -44,6 +56,6 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and not is_repeated(number):
             os._exit(128 + number)
         self.requested = True

@@ -68,7 +68,7 @@ class LineReporter:
     """Plain lines, for pipes, files and batch systems."""
 
     def __init__(self, stream: Any = None) -> None:
-        self.stream = stream or sys.stdout
+        self.stream = stream  # None: what sys.stdout is at the time
         self.total_steps = 0
         self.printed = -_PRINT_EVERY_SECONDS
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Config
+from ..console import guarded_output
 from ..data.bad_images import BadImages
 from ..data.loader import Reader, Share, train_batches
 from ..data.sources import open_splits
@@ -41,6 +42,7 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
     whatever does not fit the run folder.
     """
     with ExitStack() as stack:
+        stack.enter_context(guarded_output(survives=True))
         source, val_source = open_splits(config.data)
         spec = ModelSpec(
             config.model.architecture(len(source.class_names)),
