@@ -89,11 +89,12 @@ def test_names_and_shapes(name: str, perturbed: bool) -> None:
 
 # (b) Evaluation logits ---------------------------------------------------------------------
 
+NO_BIASES = {"classifier_bias": False, "se_bias": False}
 NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
     "plain": ({}, (32, 32)),
     "odd, oblong": ({}, (45, 70)),
     "32x4d": ({"cardinality": 32, "base_width": 4}, (32, 32)),
-    "same pooling": ({"max_pool": "same"}, (36, 32)),
+    "the original's": ({"max_pool": "same", **NO_BIASES}, (36, 32)),
     "same pooling, odd": ({"max_pool": "same"}, (34, 33)),
     "deep stem, average": ({"stem": "deep", "downsample": "avg"}, (46, 33)),
     "two blocks": ({"layers": (2, 1, 2, 1)}, (64, 64)),
@@ -139,7 +140,7 @@ CASES = {
     ),
     "off target": Case(
         {"smoothing_off_target": True, "weight_decay": 0.05, "ema_decay": 0.9},
-        {"max_pool": "same", "drop_path": 0.3},
+        {"max_pool": "same", "drop_path": 0.3, **NO_BIASES},
     ),
     "plain descent": Case({"momentum": 0.0, "label_smoothing": 0.0}, {"dropout": 0.3}),
 }

@@ -8,6 +8,7 @@ import math
 
 import pytest
 
+from seresnext.config.recipes import recipe
 from seresnext.errors import UserError
 from seresnext.model.architecture import (
     MODEL_NAMES,
@@ -37,6 +38,7 @@ def test_parameters_as_published(name: str, millions: float) -> None:
 
 def test_parameters_exactly() -> None:
     assert count_parameters(architecture("seresnext50_32x4d")) == 27_559_896
+    assert count_parameters(recipe("zoo").model.architecture(1000)) == 27_543_792  # the original
 
 
 @pytest.mark.parametrize(

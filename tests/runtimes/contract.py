@@ -33,7 +33,10 @@ from seresnext.runtimes.formats import FORMATS, Format
 NETWORKS: dict[str, dict[str, Any]] = {
     "plain": {},
     "odd side": {"image_size": 45},
-    "same pooling": {"max_pool": "same", "image_size": 36},
+    "the original's": {
+        **{"max_pool": "same", "image_size": 36},
+        **{"classifier_bias": False, "se_bias": False},
+    },
     "same pooling, odd": {"max_pool": "same", "image_size": 34},
     "deep, average": {"stem": "deep", "downsample": "avg", "image_size": 46},
     "wide groups": {"cardinality": 4, "base_width": 32, "layers": (2, 1, 1, 1)},

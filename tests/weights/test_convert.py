@@ -9,16 +9,21 @@ import numpy as np
 import pytest
 import torch
 
+from engines.networks import random_batch
+from seresnext.config import EngineConfig, OptimConfig, recipe
+from seresnext.engines.base import create_engine
 from seresnext.engines.torch.network import load_network
 from seresnext.errors import UserError
 from seresnext.model.architecture import Architecture, architecture, weight_shapes
 from seresnext.model.init import init_weights
 from seresnext.model.saved_model import load_model, save_model
 from seresnext.model.spec import InputSpec, ModelSpec
+from seresnext.training.checkpoint import Checkpoint
 from seresnext.weights.ckpt import read_ckpt, write_ckpt
 from seresnext.weights.convert import convert
-from seresnext.weights.layouts import to_entries
+from seresnext.weights.layouts import to_entries, with_biases
 from seresnext.weights.load import load_weights
+from seresnext.zoo.checkpoints import write_zoo_ckpt
 
 SMALL = architecture("seresnext50_32x4d", layers=(1, 1, 1, 1), num_classes=3)
 SMALL_SAME = dataclasses.replace(SMALL, max_pool="same")
@@ -67,7 +72,8 @@ def check_zoo_network(net: object, layout: str, entries: int, x: np.ndarray, fol
     assert (report.layout, report.read, report.used) == (layout, entries, entries)
     spec, weights = load_model(folder / "ours")
     arch = spec.architecture
-    assert arch == architecture("seresnext50_32x4d", num_classes=1000, max_pool="same")
+    full = architecture("seresnext50_32x4d", num_classes=1000, max_pool="same")
+    assert arch == with_biases(layout, full)  # type: ignore[arg-type]
     assert difference(torch_logits(arch, weights, x), expected) < 2e-5
     torch_padding = dataclasses.replace(arch, max_pool="torch")
     assert difference(torch_logits(torch_padding, weights, x), expected) > 0.05
@@ -89,6 +95,29 @@ def test_the_original_zoos_network(image: np.ndarray, tmp_path: Path) -> None:
     net = OriginalNetwork((3, 4, 6, 3), 1000)
     assert sum(p.size for p in net.trainable_params()) == 27_543_792
     check_zoo_network(net, "original", 810, image, tmp_path)
+
+
+def test_weights_trained_here_open_in_the_originals_network(
+    image: np.ndarray, tmp_path: Path
+) -> None:
+    """What the recipe `zoo` trains, in the zoo's own .ckpt, gives its network the same logits."""
+    mindspore = pytest.importorskip("mindspore", reason="the reference is a MindSpore network")
+    from weights.original_network import OriginalNetwork, logits
+
+    model = recipe("zoo").replace(model={"layers": (1, 1, 1, 1)}).model
+    spec = ModelSpec(model.architecture(5), tuple("abcde"))
+    settings = EngineConfig(device="cpu")
+    engine = create_engine(spec, random_weights(spec.architecture), settings, OptimConfig())
+    engine.train_step(random_batch(4), 0.1)
+    state = engine.state_dict()
+    write_zoo_ckpt(
+        tmp_path / "a.ckpt", Checkpoint(1, {"model": spec.to_dict()}, {"model": state.model})
+    )
+    net = OriginalNetwork((1, 1, 1, 1), 5)
+    theirs = mindspore.load_checkpoint(str(tmp_path / "a.ckpt"))
+    assert mindspore.load_param_into_net(net, theirs, strict_load=True) == ([], [])
+    ours = torch_logits(spec.architecture, state.model, image)
+    assert difference(ours, logits(net, image)) < 2e-5
 
 
 def test_mindcvs_network(image: np.ndarray, tmp_path: Path) -> None:
@@ -239,9 +268,10 @@ def test_a_full_disk_leaves_no_half_result(tmp_path: Path, monkeypatch: pytest.M
 @pytest.fixture
 def training_checkpoint(tmp_path: Path) -> Path:
     """An original training checkpoint: weights, momentum, scalars."""
-    weights = random_weights(SMALL_SAME, zero_biases=True)
+    arch = with_biases("original", SMALL_SAME)
+    weights = random_weights(arch)
     momentum = {n: w + 1 for n, w in weights.items() if "running" not in n}
-    entries = to_entries("original", SMALL_SAME, weights, momentum)
+    entries = to_entries("original", arch, weights, momentum)
     scalars = {"learning_rate": np.float32(0.4), "momentum": np.float32(0.9)}
     entries |= {n: np.asarray(v) for n, v in scalars.items()}
     entries |= {"global_step": np.array([7], np.int32), "epoch_num": np.array(1)}
@@ -259,7 +289,7 @@ def test_the_report_accounts_for_every_entry(training_checkpoint: Path, tmp_path
         "training state of MindSpore": 4,
         "momentum": moments,
     }
-    assert report.written == len(weight_shapes(SMALL))
+    assert report.written == len(weight_shapes(with_biases("original", SMALL)))
     lines = str(report).splitlines()
     assert lines[0].endswith("original layout, seresnext50_32x4d, 3 classes")
     assert lines[1] == f"  {report.read} entries: {weights} used, {moments + 4} dropped"

@@ -17,30 +17,32 @@ from seresnext.model.architecture import (
     weight_shapes,
 )
 from seresnext.weights.detect import detect_architecture
-from seresnext.weights.layouts import MAX_POOL, Layout, layout_names, to_entries
+from seresnext.weights.layouts import MAX_POOL, Layout, layout_names, to_entries, with_biases
 from seresnext.weights.translate import from_entries
 
 LAYOUTS: list[Layout] = ["timm", "mindcv", "original"]
 SMALL = architecture("seresnext50_32x4d", layers=(1, 2, 1, 1), num_classes=3)
 
 
-def numbered(arch: Architecture, zero_biases: bool = True) -> dict[str, np.ndarray]:
+def numbered(arch: Architecture) -> dict[str, np.ndarray]:
     """Weights of which no two numbers are equal within an array, nor two arrays."""
     weights = {}
-    for number, (name, shape) in enumerate(weight_shapes(arch).items()):
+    every = list(weight_shapes(with_biases("timm", arch)))
+    for name, shape in weight_shapes(arch).items():
+        number = every.index(name)
         size = int(np.prod(shape))
         weights[name] = (np.arange(size, dtype=np.float32) + number / 1024).reshape(shape)
-        if zero_biases and name.endswith((".se.fc2.bias", "fc.bias")):
-            weights[name] = np.zeros(shape, np.float32)
     return weights
 
 
 def entries_of(layout: Layout, arch: Architecture = SMALL) -> dict[str, np.ndarray]:
+    arch = with_biases(layout, arch)
     return to_entries(layout, arch, numbered(arch))
 
 
 def names_of(layout: Layout, name: str) -> list[str]:
-    return [n for names in layout_names(layout, architecture(name)).values() for n in names]
+    arch = with_biases(layout, architecture(name))
+    return [n for names in layout_names(layout, arch).values() for n in names]
 
 
 # names -----------------------------------------------------------------------------------------
@@ -53,17 +55,18 @@ def test_entry_counts(layout: Layout, count: int) -> None:
 
 
 def test_the_original_names() -> None:
-    names = layout_names("original", architecture("seresnext50_32x4d"))
+    names = layout_names("original", with_biases("original", architecture("seresnext50_32x4d")))
     assert names["conv1.weight"] == ["layer0.0.weight"]
     assert names["bn1.running_var"] == ["layer0.1.moving_variance"]
     assert names["layer3.5.conv2.weight"] == [f"layer3.5.conv2.convs.{i}.weight" for i in range(32)]
     assert names["layer3.5.bn2.weight"] == ["layer3.5.bn2.gamma"]
     assert names["layer2.0.se.fc1.bias"] == ["layer2.0.se_module.fc1.bias"]
-    assert names["layer2.0.se.fc2.bias"] == []
+    assert names["layer2.0.se.fc2.weight"] == ["layer2.0.se_module.fc2.weight"]
+    assert "layer2.0.se.fc2.bias" not in names
     assert names["layer4.0.downsample.0.weight"] == ["layer4.0.downsample.0.weight"]
     assert names["layer4.0.downsample.1.bias"] == ["layer4.0.downsample.1.beta"]
     assert names["fc.weight"] == ["last_linear.weight"]
-    assert names["fc.bias"] == []
+    assert "fc.bias" not in names
 
 
 @pytest.mark.parametrize("name", ["seresnext26_32x4d", "seresnext50_32x4d"])
@@ -81,7 +84,7 @@ def test_mindcvs_names_and_shapes_are_mindcvs(name: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_there_and_back(layout: Layout, name: str) -> None:
-    arch = architecture(name, num_classes=3, max_pool=MAX_POOL[layout])
+    arch = with_biases(layout, architecture(name, num_classes=3, max_pool=MAX_POOL[layout]))
     if layout != "timm" and arch.stem == "deep":
         with pytest.raises(UserError, match=f"the {layout} layout has no deep stem"):
             layout_names(layout, arch)
@@ -116,21 +119,20 @@ def test_se_weights_may_be_kernels_or_matrices(layout: Layout) -> None:
         entries[name] = array.reshape(array.shape[:2] + (1, 1) * (array.ndim == 2))
     assert len(se) == 2 * sum(SMALL.layers)
     back = from_entries(entries, Path("file")).weights
-    assert all(np.array_equal(back[n], w) for n, w in numbered(SMALL).items())
+    assert all(np.array_equal(back[n], w) for n, w in numbered(with_biases(layout, SMALL)).items())
 
 
-def test_biases_that_the_original_lacks_must_be_zero_to_be_written() -> None:
-    weights = numbered(SMALL)
-    weights["layer2.1.se.fc2.bias"][3] = 1e-30
-    weights["fc.bias"][0] = -1
-    with pytest.raises(UserError, match=r"2 biases .* zero: layer2\.1\.se\.fc2\.bias, fc\.bias;"):
-        to_entries("original", SMALL, weights)
-    assert len(to_entries("mindcv", SMALL, weights)) == len(weights)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_biases_are_detected_one_by_one(layout: Layout) -> None:
+    for classifier, se in ((True, True), (True, False), (False, True), (False, False)):
+        arch = dataclasses.replace(SMALL, classifier_bias=classifier, se_bias=se)
+        found = from_entries(to_entries(layout, arch, numbered(arch)), Path("file")).architecture
+        assert (found.classifier_bias, found.se_bias) == (classifier, se)
 
 
 def test_an_original_with_the_biases_it_lacks_is_read() -> None:
-    weights = numbered(SMALL, zero_biases=False)
-    entries = to_entries("original", SMALL, weights, biases=True)
+    weights = numbered(SMALL)
+    entries = to_entries("original", SMALL, weights)
     assert len(entries) == len(entries_of("original")) + sum(SMALL.layers) + 1
     back = from_entries(entries, Path("file"))
     assert back.layout == "original"
@@ -318,6 +320,7 @@ def test_two_networks_in_one_file_are_refused() -> None:
 
 def test_max_pool_is_the_layouts() -> None:
     same = dataclasses.replace(SMALL, max_pool="same")
-    assert from_entries(entries_of("original"), Path("file")).architecture == same
+    original = from_entries(entries_of("original"), Path("file")).architecture
+    assert original == with_biases("original", same)
     assert from_entries(entries_of("mindcv"), Path("file")).architecture == same
     assert from_entries(entries_of("timm"), Path("file")).architecture == SMALL

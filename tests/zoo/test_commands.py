@@ -19,7 +19,7 @@ from seresnext.model.architecture import architecture, is_buffer
 from seresnext.model.init import init_weights
 from seresnext.model.spec import InputSpec, ModelSpec
 from seresnext.weights.ckpt import write_ckpt
-from seresnext.weights.layouts import to_entries
+from seresnext.weights.layouts import to_entries, with_biases
 from seresnext.weights.load import load_weights
 from seresnext.zoo import postprocess
 from zoo.tiny import LAYERS, TINY, Command
@@ -155,16 +155,16 @@ def test_eval_of_a_run_and_of_a_damaged_file(
     assert "is damaged" in done.stderr
 
 
-ARCH = architecture("seresnext50_32x4d", num_classes=4, layers=(1, 1, 1, 1), max_pool="same")
+ARCH = with_biases(
+    "original",
+    architecture("seresnext50_32x4d", num_classes=4, layers=(1, 1, 1, 1), max_pool="same"),
+)
 
 
 def original_ckpt(path: Path, classes: int) -> dict[str, np.ndarray]:
-    """A training checkpoint as the original wrote it: without some biases, with momentum."""
+    """A training checkpoint as the original wrote it, with momentum."""
     arch = replace(ARCH, num_classes=classes)
     weights = init_weights(arch, 1)
-    for name in weights:
-        if name.endswith(("se.fc2.bias", "fc.bias")):
-            weights[name] = np.zeros_like(weights[name])
     momentum = {name: array for name, array in weights.items() if not is_buffer(name)}
     write_ckpt(path, to_entries("original", arch, weights, momentum))
     return weights

@@ -73,6 +73,10 @@ class ModelConfig:
     """One 7x7 convolution, or three 3x3."""
     downsample: Literal["conv", "avg"] | None = None
     """Shortcut: strided 1x1, or average pool then 1x1."""
+    classifier_bias: bool = True
+    """Whether the classifier has a bias; the original zoo's has none."""
+    se_bias: bool = True
+    """Whether the SE module's second layer has a bias; the original zoo's has none."""
 
     def architecture(self, num_classes: int) -> Architecture:
         """Return the network for `num_classes` classes."""

@@ -98,14 +98,15 @@ def zoo() -> Config:
     `seresnext train --recipe zoo --data IMAGENET --engine mindspore`
 
     0.05 per 128 images is its 0.4 on 8 devices of 128 and 0.05 on one. The cosine, stepped by the
-    epoch, reaches 0 at epoch 110 and rises again to the end. The classifier and the second SE
-    layer have a bias, which the original's have not.
+    epoch, reaches 0 at epoch 110 and rises again to the end.
 
     Accuracy and time: not run here. Published for 8 Ascend 910: 79.35 top-1, 94.64 top-5 in 9.41 h.
     """
     return Config(
         recipe="zoo",
-        model=ModelConfig(max_pool="same", zero_init_last_bn=False),
+        model=ModelConfig(
+            max_pool="same", zero_init_last_bn=False, classifier_bias=False, se_bias=False
+        ),
         data=DataConfig(drop_last=True),
         augment=AugmentConfig(eval_interpolation="bilinear"),
         loss=LossConfig(smoothing_off_target=True),

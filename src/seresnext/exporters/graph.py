@@ -111,9 +111,7 @@ def walk(
         gate = ops.sigmoid(gate, f"{b.name}.se.gate")
         x = ops.add(ops.multiply(x, gate, f"{b.name}.se"), shortcut, f"{b.name}.add")
         x = ops.relu(x, f"{b.name}.relu")
-    return ops.linear(
-        ops.mean(x, "pool"), "logits", Linear(weights["fc.weight"], weights["fc.bias"])
-    )
+    return ops.linear(ops.mean(x, "pool"), "logits", Linear(weights["fc.weight"], layer.bias("fc")))
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,12 @@ class _Folder:
         return Conv(kernel, (beta - mean * scale).astype(np.float32), stride, groups)
 
     def biased(self, name: str) -> Conv:
-        return Conv(self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+        return Conv(self.weights[f"{name}.weight"], self.bias(name))
+
+    def bias(self, name: str) -> NDArray[Any]:
+        """Zeros where the network has none."""
+        zeros = np.zeros(len(self.weights[f"{name}.weight"]), np.float32)
+        return self.weights.get(f"{name}.bias", zeros)
 
 
 def widen(kernel: NDArray[Any], groups: int, width: int) -> tuple[NDArray[Any], int]:

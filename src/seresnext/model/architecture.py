@@ -81,6 +81,10 @@ class Architecture:
     """Dropout before the classifier."""
     zero_init_last_bn: bool = True
     """Start each block as the identity: weight of its last BN is 0 (arXiv:1706.02677)."""
+    classifier_bias: bool = True
+    """The original model zoo's classifier has none."""
+    se_bias: bool = True
+    """Bias of the SE module's second layer; the original model zoo's has none."""
 
     def __post_init__(self) -> None:
         parameters = count_parameters(self)
@@ -173,19 +177,46 @@ def weight_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
         bn(f"{b.name}.bn2", b.width)
         conv(f"{b.name}.conv3", b.out_channels, b.width, 1)
         bn(f"{b.name}.bn3", b.out_channels)
-        for fc, out, inp in (
-            ("fc1", b.se_channels, b.out_channels),
-            ("fc2", b.out_channels, b.se_channels),
+        for fc, out, inp, bias in (
+            ("fc1", b.se_channels, b.out_channels, True),
+            ("fc2", b.out_channels, b.se_channels, arch.se_bias),
         ):
             conv(f"{b.name}.se.{fc}", out, inp, 1)
-            shapes[f"{b.name}.se.{fc}.bias"] = (out,)
+            if bias:
+                shapes[f"{b.name}.se.{fc}.bias"] = (out,)
         if b.has_downsample:
             first = 1 if arch.downsample == "avg" else 0
             conv(f"{b.name}.downsample.{first}", b.out_channels, b.in_channels, 1)
             bn(f"{b.name}.downsample.{first + 1}", b.out_channels)
     shapes["fc.weight"] = (arch.num_classes, arch.num_features)
-    shapes["fc.bias"] = (arch.num_classes,)
+    if arch.classifier_bias:
+        shapes["fc.bias"] = (arch.num_classes,)
     return shapes
+
+
+def fit_biases(
+    arrays: Mapping[str, NDArray[Any]], arch: Architecture, what: str, advice: str
+) -> dict[str, NDArray[Any]]:
+    """The weights (or the momentum) of the same network, with the biases that `arch` has.
+
+    One that `arch` alone has becomes zero; one that it lacks is left out. Raises UserError if that
+    is not zero: `what` has no place for it, and `advice` says what to do.
+    """
+    shapes = weight_shapes(arch)
+
+    def optional(name: str) -> bool:
+        return name == "fc.bias" or name.endswith(".se.fc2.bias")
+
+    lost = [n for n in arrays if optional(n) and n not in shapes]
+    nonzero = [n for n in lost if arrays[n].any()]
+    if nonzero:
+        raise UserError(
+            f"{what} has no place for {len(nonzero)} biases that are not zero: {listed(nonzero)}; "
+            + advice
+        )
+    zeros = {n: np.zeros(s, np.float32) for n, s in shapes.items() if optional(n)}
+    fitted = {**zeros, **arrays}
+    return {n: fitted[n] for n in (*shapes, *arrays) if n in fitted and n not in lost}
 
 
 def check_tensors(

@@ -33,9 +33,9 @@ def save_model(folder: Path, spec: ModelSpec, weights: Mapping[str, NDArray[Any]
     """Write the model; each file appears whole or not at all.
 
     `config.json` has timm's local-directory layout with the full `ModelSpec` under `seresnext`. It
-    names no architecture for a network with max-pool `same`, because timm would open that one with
-    the wrong padding. The weights file has the `ModelSpec` too, in its metadata, so that it can be
-    opened alone. Raises UserError if a file cannot be written.
+    names no architecture for a network that timm has not: with max-pool `same`, which it would open
+    with the wrong padding, or without a bias. The weights file has the `ModelSpec` too, in its
+    metadata, so that it can be opened alone. Raises UserError if a file cannot be written.
     """
     arch, inputs = spec.architecture, spec.input
     config = {
@@ -93,7 +93,10 @@ def write_safetensors(
 def _timm_architecture(arch: Architecture) -> dict[str, Any]:
     """The entries of timm's config.json that select the network: its name and options."""
     standard = Architecture()
-    if arch.max_pool != standard.max_pool or arch.se_reduction != standard.se_reduction:
+    if any(
+        getattr(arch, field) != getattr(standard, field)
+        for field in ("max_pool", "se_reduction", "classifier_bias", "se_bias")
+    ):
         return {"architecture": None}
     if arch.name in _TIMM_NAMES and weight_shapes(arch) == weight_shapes(
         architecture(arch.name, num_classes=arch.num_classes)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import UserError, printable
+from ..model.architecture import fit_biases
 from ..model.saved_model import save_model, save_safetensors
 from ..model.spec import ModelSpec
 from .ckpt import write_ckpt
-from .layouts import MAX_POOL, Layout, to_entries
+from .layouts import MAX_POOL, Layout, to_entries, with_biases
 from .load import load_weights, model_spec
 from .translate import LoadedWeights
 
@@ -84,6 +85,7 @@ def convert(
     if target != "seresnext":
         spec, more = _match_pooling(spec, target, allow_pooling_change)
         notes += more
+        spec, loaded = _match_biases(spec, loaded, target)
     dropped = dict(loaded.dropped)
     momentum = loaded.momentum
     if keep_momentum and not (momentum and out.suffix == ".ckpt"):
@@ -149,6 +151,27 @@ def _match_pooling(spec: ModelSpec, target: Layout, allow: bool) -> tuple[ModelS
     arch = replace(spec.architecture, max_pool=theirs)
     note = f"max-pool padding changed from {ours!r} to {theirs!r}: outputs are not the same"
     return replace(spec, architecture=arch), [note]
+
+
+def _match_biases(
+    spec: ModelSpec, loaded: LoadedWeights, target: Layout
+) -> tuple[ModelSpec, LoadedWeights]:
+    """The same network with the biases of the target's. Raises UserError if one would be lost."""
+    arch = with_biases(target, spec.architecture)
+    weights, momentum = (
+        fit_biases(
+            arrays,
+            arch,
+            f"the {target} layout",
+            "write mindcv's or timm's, which have one, or train without them (--recipe zoo, or "
+            "--model.no-classifier-bias --model.no-se-bias)",
+        )
+        if arrays
+        else {}
+        for arrays in (loaded.weights, loaded.momentum)
+    )
+    loaded = replace(loaded, weights=weights, momentum=momentum)
+    return replace(spec, architecture=arch), loaded
 
 
 def _write(out: Path, target: Target, model: LoadedWeights) -> int:

@@ -57,6 +57,10 @@ def detect_architecture(
         "stem": "deep" if "conv1.0.weight" in shapes else "conv7",
         "downsample": "avg" if "layer1.0.downsample.2.weight" in shapes else "conv",
     }
+    biases = {
+        "classifier_bias": f"{HEAD[layout]}.bias" in shapes,
+        "se_bias": f"layer1.0.{SE[layout][1]}.bias" in shapes,
+    }
     squeezed = [shape(f"layer{s}.0.{SE[layout][0]}.bias", 1)[0] for s in range(1, 5)]
     # Two ratios that round to the same widths give the same network: try the usual ones first.
     for reduction in (16, 8, 4, 32, 2, 64, *range(1, 257)):
@@ -70,7 +74,7 @@ def detect_architecture(
             "single reduction of this family gives"
         )
     classes = shape(f"{HEAD[layout]}.weight", 2)[0]
-    return _named(fields, max_pool=MAX_POOL[layout], num_classes=classes)
+    return _named(fields, max_pool=MAX_POOL[layout], num_classes=classes, **biases)
 
 
 def _named(fields: dict[str, Any], **rest: Any) -> Architecture:

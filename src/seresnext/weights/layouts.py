@@ -7,23 +7,24 @@
 | BN `running_mean`, `running_var` | `moving_mean`, `moving_variance` |
 | `layer1.0.conv2.weight` | the original: `layer1.0.conv2.convs.{0..31}.weight`, one per group |
 | `layer1.0.se.fc1.*`, `.se.fc2.*` | mindcv: `layer1.0.se_module.conv_reduce.*`, `.conv_expand.*`; |
-| | the original: `.se_module.fc1.*`, `.se_module.fc2.weight` without bias |
-| `fc.*` | mindcv: `classifier.*`; the original: `last_linear.weight` without bias |
+| | the original: `.se_module.fc1.*`, `.se_module.fc2.*` |
+| `fc.*` | mindcv: `classifier.*`; the original: `last_linear.*` |
 
-A missing bias counts as zero. A `.ckpt` written by `seresnext.zoo` has the original's names plus
-entries for these biases (`.se_module.fc2.bias`, `last_linear.bias`). mindcv and the original pad
-the stem's max-pool `same`, timm pads as torch does. The SE module's weights are 1x1 kernels in the
-original and matrices in mindcv; both forms are read in either layout.
+The original's network has no bias in `fc2` and `last_linear`; a network with them, trained by the
+zoo's commands, has entries of these names too. mindcv and the original pad the stem's max-pool
+`same`, timm pads as torch does. The SE module's weights are 1x1 kernels in the original and
+matrices in mindcv; both forms are read in either layout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from ..errors import UserError, listed
+from ..errors import UserError
 from ..model.architecture import Architecture, weight_shapes
 
 Layout = Literal["timm", "mindcv", "original"]
@@ -47,38 +48,33 @@ _BN = {
     "running_mean": "moving_mean",
     "running_var": "moving_variance",
 }
-_NO_BIAS = (".se.fc2.bias", "fc.bias")
-"""Biases that the original's network does not have."""
 
 
-def layout_names(layout: Layout, arch: Architecture, biases: bool = False) -> dict[str, list[str]]:
-    """Canonical name -> names of the entries that hold it: one, one per group, or none (zeros).
+def with_biases(layout: Layout, arch: Architecture) -> Architecture:
+    """`arch` with the biases that the layout's own network has."""
+    has = layout != "original"
+    return replace(arch, classifier_bias=has, se_bias=has)
 
-    With `biases` the original's layout has entries for those it lacks. Raises UserError if the
-    layout cannot describe this architecture.
+
+def layout_names(layout: Layout, arch: Architecture) -> dict[str, list[str]]:
+    """Canonical name -> names of the entries that hold it: one, or one per group.
+
+    Raises UserError if the layout cannot describe this architecture.
     """
     if layout != "timm" and (arch.stem, arch.downsample) != ("conv7", "conv"):
         raise UserError(
             f"the {layout} layout has no deep stem and no average-pool shortcut, which "
             f"{arch.name} has; convert it to timm's layout instead"
         )
-    return {name: _names(layout, arch, name, biases) for name in weight_shapes(arch)}
+    return {name: _names(layout, arch, name) for name in weight_shapes(arch)}
 
 
-def has_biases(names: Mapping[str, Any]) -> bool:
-    """Whether entries in the original's layout include the biases that its network lacks."""
-    return f"{HEAD['original']}.bias" in names
-
-
-def _names(layout: Layout, arch: Architecture, name: str, biases: bool) -> list[str]:
+def _names(layout: Layout, arch: Architecture, name: str) -> list[str]:
     if layout == "timm":
         return [name]
     module, _, leaf = name.rpartition(".")
-    if layout == "original":
-        if name.endswith(_NO_BIAS) and not biases:
-            return []
-        if module.endswith(".conv2"):
-            return [f"{module}.convs.{group}.weight" for group in range(arch.cardinality)]
+    if layout == "original" and module.endswith(".conv2"):
+        return [f"{module}.convs.{group}.weight" for group in range(arch.cardinality)]
     if module.rpartition(".")[2].startswith("bn") or module.endswith("downsample.1"):
         leaf = _BN[leaf]
     module = {"conv1": "layer0.0", "bn1": "layer0.1", "fc": HEAD[layout]}.get(module, module)
@@ -92,21 +88,13 @@ def to_entries(
     arch: Architecture,
     weights: Mapping[str, NDArray[Any]],
     momentum: Mapping[str, NDArray[Any]] | None = None,
-    biases: bool = False,
 ) -> dict[str, NDArray[Any]]:
     """The layout's entries for canonical weights, and `moments.*` for momentum where given.
 
-    With `biases` the original's layout gets entries for those it lacks. No layout records the
-    max-pool's padding: the caller checks it against `MAX_POOL`. Raises UserError for what the
-    layout cannot hold: another kind of network, or nonzero biases that the original's lacks.
+    The layout's own network may have another padding of the max-pool (`MAX_POOL`) and other biases
+    (`with_biases`): that is the caller's to check. Raises UserError for another kind of network.
     """
-    names = layout_names(layout, arch, biases)
-    nonzero = [n for n, parts in names.items() if not parts and weights[n].any()]
-    if nonzero:
-        raise UserError(
-            f"the {layout} layout has no place for {len(nonzero)} biases that are not zero: "
-            f"{listed(nonzero)}; write mindcv's or timm's layout, which have one"
-        )
+    names = layout_names(layout, arch)
     entries: dict[str, NDArray[Any]] = {}
     for prefix, arrays in (("", weights), (MOMENTUM_PREFIX, momentum or {})):
         for name, array in arrays.items():

@@ -11,11 +11,18 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..files import parse_json, read_json
-from ..model.architecture import MODEL_NAMES, Architecture, check_tensors, weight_shapes
+from ..model.architecture import (
+    MODEL_NAMES,
+    Architecture,
+    check_tensors,
+    fit_biases,
+    weight_shapes,
+)
 from ..model.init import init_weights
 from ..model.saved_model import CONFIG_FILE, WEIGHTS_FILE
 from ..model.spec import InputSpec, ModelSpec, parse_spec
 from .ckpt import read_ckpt
+from .layouts import with_biases
 from .pth import read_pth
 from .safetensors import read_safetensors
 from .trained import find_trained
@@ -49,6 +56,7 @@ def pretrained_weights(
     """(weights to start `arch` from, notes for the user).
 
     A classifier for another number of classes is replaced by a new one, initialised from `seed`.
+    Biases that only `arch` has start from zero.
     Raises UserError if anything else does not fit, listing names.
     """
     loaded = load_weights(path)
@@ -63,11 +71,18 @@ def pretrained_weights(
     notes = [f"starting from {path} ({loaded.layout} layout, {found.name})", *loaded.notes]
     if found.num_classes != arch.num_classes:
         fresh = init_weights(arch, seed)
-        weights.update({name: fresh[name] for name in CLASSIFIER})
+        weights = {name: array for name, array in weights.items() if name not in CLASSIFIER}
+        weights |= {name: fresh[name] for name in CLASSIFIER if name in fresh}
         notes.append(
             f"the classifier starts anew: {arch.num_classes} classes here, "
             f"{found.num_classes} in {loaded.path}"
         )
+    weights = fit_biases(
+        weights,
+        arch,
+        "the network to train",
+        "add --model.classifier-bias --model.se-bias to train one that has them",
+    )
     what = f"the weights of {loaded.path} ({found.name}, asked for: {arch.name})"
     check_tensors(weight_shapes(arch), weights, what)
     return {name: weights[name] for name in weight_shapes(arch)}, notes
@@ -195,6 +210,9 @@ def _load_file(path: Path, spec: ModelSpec | None) -> LoadedWeights:
     found = replace(found, notes=[*notes, *found.notes])
     spec = own_spec or spec
     if spec is None:
+        if found.layout == "timm" and found.architecture != with_biases("timm", found.architecture):
+            note = "a bias of timm's network is missing; read as a network without it"
+            found = replace(found, notes=[*found.notes, note])
         return found
     check_tensors(weight_shapes(spec.architecture), found.weights, f"the weights in {path}")
     return replace(found, layout="seresnext", architecture=spec.architecture, spec=spec)

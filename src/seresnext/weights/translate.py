@@ -17,7 +17,7 @@ from ..errors import UserError, listed
 from ..model.architecture import Architecture, is_buffer, weight_shapes
 from ..model.spec import ModelSpec
 from .detect import detect_architecture, detect_layout
-from .layouts import MOMENTUM_PREFIX, Layout, has_biases, layout_names
+from .layouts import MOMENTUM_PREFIX, Layout, layout_names
 
 _SCALARS = {
     "accumulation_step",
@@ -81,7 +81,7 @@ def from_entries(entries: Mapping[str, NDArray[Any]], path: Path) -> LoadedWeigh
             f"entry layer1.0.se.fc1.weight or its like; it begins with {listed(list(entries))}"
         )
     arch = detect_architecture(layout, {n: a.shape for n, a in entries.items()}, path)
-    names = layout_names(layout, arch, has_biases(entries))
+    names = layout_names(layout, arch)
     trained = {n: parts for n, parts in names.items() if not is_buffer(n)}
     weights, used, problems = _gather(arch, names, "", entries)
     momentum: dict[str, NDArray[Any]] = {}
@@ -174,8 +174,7 @@ def _gather(
             else:
                 arrays.append(entries[part].reshape(expected))
         if len(arrays) == len(parts):
-            value = np.concatenate(arrays) if arrays else np.zeros(shape)
-            gathered[name] = np.require(value, np.float32, ["C", "W"])
+            gathered[name] = np.require(np.concatenate(arrays), np.float32, ["C", "W"])
     return gathered, used, problems
 
 

@@ -70,8 +70,8 @@ def write_if_due(folder: Path, run: RunConfig, checkpoint: Checkpoint) -> None:
 def write_zoo_ckpt(path: Path, checkpoint: Checkpoint) -> None:
     """Write the weights of `checkpoint` (the averaged ones, if any) in the original's layout.
 
-    Our network has biases that the original's lacks (second SE layer, classifier); they become
-    additional entries, which every reader of this package accepts. Raises UserError for a network
+    A network with biases that the original's lacks (second SE layer, classifier) has additional
+    entries for them, which every reader of this package accepts. Raises UserError for a network
     that the original's layout cannot hold, and if the file cannot be written.
     """
     arch = ModelSpec.from_dict(checkpoint.state["model"]).architecture
@@ -81,7 +81,7 @@ def write_zoo_ckpt(path: Path, checkpoint: Checkpoint) -> None:
             f"{arch.max_pool!r}; leave such files unwritten with --save_ckpt False"
         )
     weights = checkpoint.tensors.get("ema") or checkpoint.tensors["model"]
-    write_ckpt(path, to_entries("original", arch, weights, biases=True))
+    write_ckpt(path, to_entries("original", arch, weights))
 
 
 def from_newest_state(run: Path, read: Callable[[dict[str, Any]], T]) -> T | None:

@@ -178,9 +178,9 @@ class ConvBN(nn.Cell):
 
 
 class Linear(nn.Cell):
-    """Matrix product and bias; reads the kernel of a 1x1 convolution as a matrix."""
+    """Matrix product and bias, if any; reads the kernel of a 1x1 convolution as a matrix."""
 
-    def __init__(self, weight: Parameter, bias: Parameter, half: ms.Type) -> None:
+    def __init__(self, weight: Parameter, bias: Parameter | None, half: ms.Type) -> None:
         super().__init__(auto_prefix=False)
         self.weight, self.bias, self.half = weight, bias, half
         self.shape = weight.shape[:2]
@@ -189,7 +189,8 @@ class Linear(nn.Cell):
     def construct(self, x):  # type: ignore[no-untyped-def]
         """[B, in] -> [B, out]."""
         weight = _cast(_reshape(self.weight, self.shape), self.half)
-        return self.product(x, weight) + _cast(self.bias, self.half)
+        x = self.product(x, weight)
+        return x if self.bias is None else x + _cast(self.bias, self.half)
 
 
 class MaxPool(nn.Cell):
@@ -225,6 +226,5 @@ class Layers:
         )
 
     def linear(self, name: str) -> Linear:
-        return Linear(
-            self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"], self.arithmetic.half
-        )
+        get = self.tensors.get
+        return Linear(self.tensors[f"{name}.weight"], get(f"{name}.bias"), self.arithmetic.half)

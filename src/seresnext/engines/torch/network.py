@@ -44,7 +44,7 @@ class SEResNeXt(nn.Module):
             stages.setdefault(block.name.split(".")[0], []).append(Bottleneck(block, arch))
         for name, blocks in stages.items():
             self.add_module(name, nn.Sequential(*blocks))
-        self.fc = nn.Linear(arch.num_features, arch.num_classes)
+        self.fc = nn.Linear(arch.num_features, arch.num_classes, bias=arch.classifier_bias)
 
     def forward(
         self, x: Tensor, drop_path: Tensor | None = None, dropout: Tensor | None = None
@@ -89,7 +89,7 @@ class Bottleneck(nn.Module):
         self.bn2 = batch_norm(width)
         self.conv3 = nn.Conv2d(width, out, 1, bias=False)
         self.bn3 = batch_norm(out)
-        self.se = SqueezeExcitation(out, block.se_channels)
+        self.se = SqueezeExcitation(out, block.se_channels, arch.se_bias)
         self.downsample = _downsample(block, arch) if block.has_downsample else None
 
     def forward(self, x: Tensor, drop_path: Tensor | None) -> Tensor:
@@ -107,10 +107,10 @@ class Bottleneck(nn.Module):
 class SqueezeExcitation(nn.Module):
     """Channel gates from global averages (SENet paper, section 3)."""
 
-    def __init__(self, channels: int, squeezed: int) -> None:
+    def __init__(self, channels: int, squeezed: int, bias: bool) -> None:
         super().__init__()
         self.fc1 = nn.Conv2d(channels, squeezed, 1)
-        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> gates in 0..1, [B, C, 1, 1]."""
