@@ -127,9 +127,16 @@ def _predict_batch(
         if isinstance(image, str):
             yield Prediction(file, (), (), image)
             continue
-        row = next(rows)
-        order = np.argsort(-row, kind="stable")[:top]
-        yield Prediction(file, tuple(names[i] for i in order), tuple(float(row[i]) for i in order))
+        yield ranked(next(rows), names, top, file)
+
+
+def ranked(
+    probabilities: NDArray[Any], names: tuple[str, ...], top: int, file: str = ""
+) -> Prediction:
+    """Return the `top` most probable classes; `probabilities` [K] of the classes `names`."""
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    values = tuple(float(probabilities[i]) for i in order)
+    return Prediction(file, tuple(names[i] for i in order), values)
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[Any]:

@@ -15,6 +15,7 @@ VERBS = {
     "predict": "the most probable classes of images",
     "export": "write an artifact for ONNX, OpenVINO, MindIR, AIR or torch, and compare it",
     "convert": "translate weights of timm, mindcv and the original zoo",
+    "serve": "answer predictions over HTTP",
     "bench": "latency and throughput of artifacts side by side",
     "data": "make the demo data set",
     "doctor": "what works on this machine, and what to install",

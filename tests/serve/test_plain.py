@@ -1,0 +1,163 @@
+"""`POST /predict`, and what else is for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import seresnext
+from runs import refused
+from runtimes.networks import random_images
+from seresnext.errors import UserError
+from seresnext.serve.app import create_app
+from seresnext.serve.limits import Limits
+from seresnext.serve.openapi import description
+from seresnext.serve.run import _names
+from seresnext.serve.service import Service
+from serve.servers import Server, encoded
+
+IMAGE = random_images(1, 40)[0]
+
+
+def multipart(*parts: tuple[str, bytes]) -> tuple[bytes, str]:
+    """A body with a file in each part, and its content type."""
+    body = b""
+    for name, data in parts:
+        head = f'--X\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+        body += head.encode() + data + b"\r\n"
+    return body + b"--X--\r\n", "multipart/form-data; boundary=X"
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WebP", "BMP"])
+def test_an_image(server: Server, model: seresnext.Model, format: str) -> None:
+    data = encoded(IMAGE, format)
+    answer = server.json("POST", "/predict?top=2", data)
+    expected = model.predict(data, top=2)
+    assert answer["model"] == "tiny"
+    (found,) = answer["predictions"]
+    assert [entry["class"] for entry in found["top"]] == list(expected.classes)
+    assert [e["probability"] for e in found["top"]] == pytest.approx(expected.probabilities)
+
+
+def test_several_images_of_which_one_is_bad(server: Server, model: seresnext.Model) -> None:
+    good, small = encoded(IMAGE), encoded(IMAGE[:20])
+    body, kind = multipart(("a.png", good), ("../b<b>.jpg", b"<html>"), ("ü", small))
+    status, _, content = server.call("POST", "/predict?model=other", body, content_type=kind)
+    assert status == 200
+    answer = json.loads(content)
+    assert answer["model"] == "other"
+    first, bad, last = answer["predictions"]
+    assert [p["file"] for p in (first, bad, last)] == ["a.png", "../b<b>.jpg", "ü"]
+    assert "web page" in bad["error"]
+    assert "top" not in bad
+    for found, data in ((first, good), (last, small)):
+        assert [entry["class"] for entry in found["top"]] == list(model.predict(data).classes)
+
+
+def test_a_bad_image(server: Server) -> None:
+    assert "web page" in server.refused("POST", "/predict", b"<html>")
+    assert "empty file" in server.refused("POST", "/predict", b"")
+    bomb = encoded(np.zeros((1001, 1000, 3), np.uint8))
+    assert "1000 x 1001 pixels" in server.refused("POST", "/predict", bomb)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "expected"),
+    [
+        ("/predict?top=0", b"", "", "top"),
+        ("/predict?top=x", b"", "", "top"),
+        ("/predict", b"", "multipart/form-data", "boundary"),
+        ("/predict", b"abc", "multipart/form-data; boundary=X", "multipart"),
+        ("/predict", multipart()[0], "multipart/form-data; boundary=X", "no file"),
+        (
+            "/predict",
+            b'--X\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--X--\r\n',
+            "multipart/form-data; boundary=X",
+            "no file",
+        ),
+    ],
+)
+def test_a_wrong_request(server: Server, path: str, body: bytes, kind: str, expected: str) -> None:
+    status, _, content = server.call("POST", path, body, content_type=kind)
+    assert (status, expected in json.loads(content)["error"]) == (400, True), content
+
+
+def test_an_unknown_model(server: Server) -> None:
+    assert "here are tiny, other" in server.refused("POST", "/predict?model=x", b"", 404)
+
+
+def test_the_description_has_every_path(server: Server) -> None:
+    found = server.json("GET", "/openapi.json")
+    assert found == description()
+    service = Service([], Limits())
+    try:
+        routes = [route for route in create_app(service).routes if hasattr(route, "methods")]
+    finally:
+        service.close()
+    served = {(r.path, method.lower()) for r in routes for method in r.methods - {"HEAD"}}
+    described = {
+        (path, method)
+        for path, entry in found["paths"].items()
+        for method in entry
+        if method != "parameters"
+    }
+    assert described == served
+
+
+def test_the_page_for_browsers(server: Server) -> None:
+    status, headers, content = server.call("GET", "/")
+    assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert server.call("GET", "/assets/index.html")[2] == content
+    assert server.call("GET", "/assets/../app.py")[0] == 404
+
+
+class TestCommand:
+    def test_names(self, tmp_path: Path) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "a=b.onnx").touch()
+        found = _names([f"{tmp_path}/run", "x.onnx", "two=x=1.onnx", f"c={tmp_path}/a=b.onnx"])
+        assert found == {
+            "run": tmp_path / "run",
+            "x": Path("x.onnx"),
+            "two": Path("x=1.onnx"),
+            "c": tmp_path / "a=b.onnx",
+        }
+
+    @pytest.mark.parametrize(
+        ("models", "expected"),
+        [
+            (["a/x.onnx", "b/x.onnx"], "two models are called 'x'"),
+            (["a/ü x.onnx"], "NAME="),
+            ([], "no model given"),
+        ],
+    )
+    def test_wrong_names(self, models: list[str], expected: str) -> None:
+        with pytest.raises(UserError, match=expected):
+            _names(models)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("--max-batch", 0),
+            ("--max-delay-ms", "nan"),
+            ("--queue", -1),
+            ("--max-body", "1e9"),
+            ("--deadline", 0),
+            ("--connections", 10**9),
+            ("--port", 70000),
+            ("--host", "256.1.1.1"),
+            ("--token-file", "nowhere"),
+        ],
+    )
+    def test_a_wrong_option(self, tiny_onnx: Path, arguments: tuple[object, ...]) -> None:
+        assert str(arguments[0]) in refused("serve", tiny_onnx, *arguments)
+
+    def test_no_model_and_a_missing_one(self, tmp_path: Path) -> None:
+        assert "no model given" in refused("serve")
+        assert "nowhere" in refused("serve", tmp_path / "nowhere.onnx", "--port", 0)
+
+    def test_a_port_that_is_taken(self, server: Server, tiny_onnx: Path) -> None:
+        assert f"port {server.port}" in refused("serve", tiny_onnx, "--port", server.port)
