@@ -6,6 +6,19 @@ import os
 import platform
 from pathlib import Path
 
+from .errors import UserError
+
+
+def environment_number(name: str) -> int | None:
+    """Return the whole number in an environment variable; None where it is empty or not set.
+
+    Raises UserError for anything else.
+    """
+    text = os.environ.get(name, "").strip()
+    if text and not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise UserError(f"the environment variable {name} is {text!r}; expected a whole number")
+    return int(text) if text else None
+
 
 def usable_cores() -> int:
     """Return the number of CPU cores that this process may run on."""

@@ -123,3 +123,8 @@ def test_durations(text: str, steps: int) -> None:
 def test_an_epoch_of_a_fractional_number_of_steps_rounds_up() -> None:
     assert whole_steps("10 epochs", 1437 / 32, 32) == math.ceil(14370 / 32)
     assert whole_steps("3 epochs", 0.1 * 10, 32) == 3
+
+
+def test_virtual_shards_are_the_torch_engines() -> None:
+    with pytest.raises(UserError, match=r"engine.virtual_shards: expected 0, or --engine torch"):
+        Config().replace(engine="mindspore", virtual_shards=4).check()

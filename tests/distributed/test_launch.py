@@ -34,7 +34,15 @@ def test_two_processes_write_one_run(two: Run) -> None:
     steps = [r["step"] for r in records(out) if "train/loss" in r]
     assert steps == list(range(1, 25))  # once: only rank 0 writes
     assert {p.name for p in out.iterdir() if p.name != ".lock"} == {
-        *("checkpoints", "config.json", "logs", "metrics.jsonl", "model", "tensorboard")
+        *(
+            "checkpoints",
+            "config.json",
+            "logs",
+            "metrics.jsonl",
+            "model",
+            "result.json",
+            "tensorboard",
+        )
     }
     assert len(list((out / "tensorboard").iterdir())) == 1
 

@@ -181,7 +181,6 @@ def test_a_fixed_loss_scale_stays_and_cancels() -> None:
         ({"device": "cpu:1"}, "engine.device: expected auto, cpu"),
         ({"device": "ascend:x"}, "engine.device: expected auto, cpu"),
         ({"device": "ascend:7"}, "ascend:7 was asked for, but MindSpore"),
-        ({"virtual_shards": 2}, "only the torch engine has them"),
         ({"threads": 3}, "already runs with 1 threads"),
     ],
 )

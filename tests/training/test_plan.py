@@ -4,7 +4,15 @@ import dataclasses
 
 import pytest
 
-from seresnext.config import AugmentConfig, Config, DataConfig, EngineConfig, OptimConfig, RunConfig
+from seresnext.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    EngineConfig,
+    EngineName,
+    OptimConfig,
+    RunConfig,
+)
 from seresnext.errors import UserError
 from seresnext.training.plan import make_plan
 
@@ -26,6 +34,25 @@ def test_dropping_the_last_batch_shortens_the_epoch() -> None:
     assert (plan.steps_per_epoch, plan.total_steps) == (6, 18)
     with pytest.raises(UserError, match="fewer than one batch of 16"):
         make_plan(config, images=15, world_size=2, global_batch=16)
+
+
+@pytest.mark.parametrize("engine", ["torch", "mindspore"])
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "image_size", "fits"),
+    [(1, 1, 32, False), (2, 2, 32, False), (1, 1, 33, True), (2, 1, 32, True), (4, 2, 32, True)],
+)
+def test_batch_norm_needs_two_values_per_channel(
+    engine: EngineName, batch_size: int, accumulate: int, image_size: int, fits: bool
+) -> None:
+    config = CONFIG.replace(batch_size=batch_size, image_size=image_size, engine=engine)
+    config = config.replace(optim={"accumulate": accumulate}).check()
+    if fits:
+        make_plan(config, 100, 2, 2 * batch_size)
+        return
+    with pytest.raises(UserError, match=f"batch norm one value.*expected {2 * accumulate} or more"):
+        make_plan(config, 100, 2, 2 * batch_size)
+    synchronised = config.replace(engine={"sync_bn": True})
+    make_plan(synchronised, 100, 2, 2 * batch_size)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,13 @@ def run(argv: list[str]) -> int:
     config = resolve(args)
     if args.nproc < 1:
         raise UserError(f"--nproc: expected 1 or more, got {args.nproc}")
-    if args.nproc > 1 and world_size() == 1:
+    if args.nproc > 1:
+        if world_size() > 1:
+            raise UserError(
+                f"--nproc {args.nproc}, but the environment says that this is one of "
+                f"{world_size()} processes (WORLD_SIZE or MS_WORKER_NUM); unset it, or leave "
+                "--nproc out"
+            )
         return launch(config, _without(argv, "--nproc"), args.nproc)
     report_exit()
     with rank_output(Path(config.run.out)):

@@ -171,6 +171,10 @@ class Config:
                 *("run.ship", "best or last without optim.ema_decay, which makes the average"),
             ),
             (
+                not engine.virtual_shards or engine.name == "torch",
+                *("engine.virtual_shards", "0, or --engine torch, which alone has them"),
+            ),
+            (
                 not engine.virtual_shards or (optim.accumulate == 1 and not engine.sync_bn),
                 "engine.virtual_shards",
                 "optim.accumulate 1 and no engine.sync_bn (a shard is the unit of both)",

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..console import guarded_output
 from ..errors import UserError
 from ..files import writing
+from ..machine import environment_number
 from .heartbeat import RankLost
 
 EXIT_CODES = "SERESNEXT_REPORTS"
@@ -23,13 +24,19 @@ the same error; rank 0 prints it at once, and the others are terminated meanwhil
 
 
 def world_size() -> int:
-    """Return the number of processes of this run, set by torchrun or msrun; 1 without either."""
-    return int(os.environ.get("WORLD_SIZE") or os.environ.get("MS_WORKER_NUM") or 1)
+    """Return the number of processes of this run, set by torchrun or msrun; 1 without either.
+
+    Raises UserError where the environment holds no number.
+    """
+    return environment_number("WORLD_SIZE") or environment_number("MS_WORKER_NUM") or 1
 
 
 def rank() -> int:
-    """Return this process's rank, 0 without torchrun or msrun."""
-    return int(os.environ.get("RANK") or os.environ.get("RANK_ID") or 0)
+    """Return this process's rank, 0 without torchrun or msrun. Raises UserError as above."""
+    if world_size() == 1:
+        return 0  # whatever a stray RANK says
+    name = "RANK" if environment_number("WORLD_SIZE") else "RANK_ID"
+    return environment_number(name) or 0
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ from ..schema import PositiveInt, Rate, checked
 EXPANSION = 4
 """Ratio of a block's output channels to its stage's base channels."""
 STAGE_CHANNELS = (64, 128, 256, 512)
+LAST_STRIDE = 32
+"""Pixels of the image per pixel of the last stage."""
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1
 """Weight of the new batch in the running statistics (torch's convention; MindSpore's 0.9)."""

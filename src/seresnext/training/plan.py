@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..config import Config
 from ..config.durations import duration_steps, whole_steps
 from ..errors import UserError
+from ..model.architecture import LAST_STRIDE
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def make_plan(config: Config, images: int, world_size: int, global_batch: int) -
             f"a global batch of {global_batch} images among {world_size} processes makes "
             f"{batch_size} each, which optim.accumulate {accumulate} does not divide"
         )
+    _check_batch_norm(config, batch_size, world_size)
     if config.data.drop_last and images < global_batch:
         raise UserError(
             f"the training set has {images} images, fewer than one batch of {global_batch}; "
@@ -72,4 +74,20 @@ def make_plan(config: Config, images: int, world_size: int, global_batch: int) -
         save_every=steps(run.save_every),
         max_bad_steps=run.max_bad_steps,
         peak_lr=config.optim.lr_per_256 * global_batch / 256,
+    )
+
+
+def _check_batch_norm(config: Config, batch_size: int, world_size: int) -> None:
+    """Raise UserError where BN would see one value per channel, which has no variance."""
+    shards = config.engine.virtual_shards
+    pieces = shards // world_size if shards else config.optim.accumulate
+    images = batch_size // pieces * (world_size if config.engine.sync_bn else 1)
+    side = -(-config.augment.image_size // LAST_STRIDE)
+    if images * side**2 > 1:
+        return
+    cut = f", cut into {pieces} pieces," if pieces > 1 else ""
+    raise UserError(
+        f"run.batch_size: {batch_size} images on each process{cut} leave batch norm one value per "
+        f"channel in the last stage at {config.augment.image_size} px; expected "
+        f"{2 * pieces} or more, or --image-size {LAST_STRIDE + 1} or more"
     )

@@ -11,18 +11,26 @@ from mindspore import Tensor, communication, nn, ops
 from mindspore.ops import operations as P
 from numpy.typing import NDArray
 
+from ...errors import UserError
+from ...machine import environment_number
 from ..common import World
 
 
 def world_from_environment() -> World:
     """Return the world that msrun, or a rank table, describes in RANK_ID, RANK_SIZE and DEVICE_ID;
-    a world of one without them."""
-    size = int(os.environ.get("RANK_SIZE") or os.environ.get("MS_WORKER_NUM") or 1)
+    a world of one without them. Raises UserError for numbers that do not fit."""
+    size = environment_number("RANK_SIZE") or environment_number("MS_WORKER_NUM") or 1
     if size == 1:
         return World()
-    rank = int(os.environ.get("RANK_ID") or os.environ.get("MS_NODE_ID") or 0)
+    rank = environment_number("RANK_ID") or environment_number("MS_NODE_ID") or 0
+    if rank >= size:
+        raise UserError(
+            f"the environment contradicts itself: rank {rank} of {size} (RANK_ID, RANK_SIZE, "
+            "MS_NODE_ID, MS_WORKER_NUM); unset these variables to train in one process"
+        )
     one_machine = os.environ.get("MS_SCHED_HOST") in ("127.0.0.1", "localhost")
-    local_rank = int(os.environ.get("DEVICE_ID", rank))
+    device = environment_number("DEVICE_ID")
+    local_rank = rank if device is None else device
     return World(rank, size, local_rank, size if one_machine else 0)
 
 

@@ -19,7 +19,7 @@ from ...errors import UserError
 from ...model.architecture import check_tensors, weight_shapes
 from ...model.spec import ModelSpec
 from ..base import EngineState
-from ..common import all_sum, check_state, step_metrics
+from ..common import World, all_sum, check_state, step_metrics
 from .distributed import from_first, gather, join, leave, world_from_environment
 from .loss import Normalise, TrainingLoss
 from .network import Arithmetic, SEResNeXt
@@ -50,12 +50,7 @@ class MindSporeEngine:
         self.spec = spec
         self._shapes = weight_shapes(spec.architecture)
         check_tensors(self._shapes, weights, "the starting weights")
-        if engine.virtual_shards:
-            raise UserError(
-                "engine.virtual_shards: only the torch engine has them; set it to 0 or use "
-                "--engine torch"
-            )
-        world = world_from_environment()
+        world = World() if optim is None else world_from_environment()
         target = prepare(engine.device, world.local_rank, engine.threads, world.local_size)
         self.device = describe(target)
         self.threads = threads_in_use(target)

@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 from datetime import timedelta
+from socket import if_nameindex
 
 import torch
 import torch.distributed as dist
@@ -14,10 +15,13 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from ...errors import UserError
+from ...machine import environment_number
 from ..common import World
 
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "npu": "cpu:gloo,npu:hccl"}
 """Gloo beside a device's own backend: the loop's few numbers must not wait for the device."""
+_LOOPBACK = "lo"
+"""Gloo would look up this machine's own name, which need not have an address."""
 _TIMEOUT = timedelta(minutes=10)
 """Longest wait in a collective, and so the longest that one healthy rank may be busy alone
 (compiling, writing to a slow disk). A broken connection is noticed at once; a silent rank is
@@ -26,22 +30,26 @@ noticed by the training loop's heartbeat long before this."""
 
 def world_from_environment() -> World:
     """Return the world that torchrun describes in RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE;
-    a world of one without them. Raises UserError when only some of them are set."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    a world of one without them. Raises UserError when only some of them are set, or they do not
+    fit each other."""
+    size = environment_number("WORLD_SIZE") or 1
     if size == 1:
         return World()
-    missing = [v for v in ("RANK", "LOCAL_RANK", "MASTER_ADDR") if v not in os.environ]
+    missing = [v for v in ("RANK", "LOCAL_RANK", "MASTER_ADDR") if not os.environ.get(v)]
     if missing:
         raise UserError(
             f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set; start several "
-            "processes with torchrun or `seresnext train --nproc`"
+            "processes with torchrun or `seresnext train --nproc`, or unset WORLD_SIZE"
         )
-    return World(
-        rank=int(os.environ["RANK"]),
-        size=size,
-        local_rank=int(os.environ["LOCAL_RANK"]),
-        local_size=int(os.environ.get("LOCAL_WORLD_SIZE", size)),
-    )
+    rank, local_rank = environment_number("RANK") or 0, environment_number("LOCAL_RANK") or 0
+    local_size = environment_number("LOCAL_WORLD_SIZE") or size
+    if rank >= size or local_rank >= local_size or local_size > size:
+        raise UserError(
+            f"the environment contradicts itself: rank {rank} of {size}, local rank {local_rank} "
+            f"of {local_size} (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE); unset these "
+            "variables to train in one process"
+        )
+    return World(rank, size, local_rank, local_size)
 
 
 def join(world: World, device: torch.device) -> None:
@@ -50,6 +58,8 @@ def join(world: World, device: torch.device) -> None:
         return
     if device.type not in _BACKENDS:
         raise UserError(f"several processes cannot train on {device.type}; use cpu")
+    if world.local_size == world.size and _LOOPBACK in (name for _, name in if_nameindex()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK)
     store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=_TIMEOUT))
     dist.init_process_group(
         _BACKENDS[device.type],

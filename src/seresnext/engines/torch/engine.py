@@ -14,7 +14,7 @@ from ...config import EngineConfig, LossConfig, OptimConfig
 from ...model.architecture import check_tensors, weight_shapes
 from ...model.spec import ModelSpec
 from ..base import EngineState
-from ..common import all_sum, check_state, step_metrics
+from ..common import World, all_sum, check_state, step_metrics
 from .devices import Setup, describe, prepare, resolve_device
 from .distributed import broadcast, gather, join, leave, world_from_environment
 from .flat import NetworkTensors
@@ -28,7 +28,7 @@ from .sync_bn import synchronise
 class TorchEngine:
     """One network on one device (of a world), with its training state unless it only predicts.
 
-    Started by torchrun, it is one rank of the run and takes the device of its local rank.
+    Started by torchrun to train, it is one rank of the run and takes its local rank's device.
     """
 
     name = "torch"
@@ -44,7 +44,7 @@ class TorchEngine:
         self.spec = spec
         self._shapes = weight_shapes(spec.architecture)
         check_tensors(self._shapes, weights, "the starting weights")
-        self._world = world = world_from_environment()
+        self._world = world = World() if optim is None else world_from_environment()
         self.rank, self.world_size = world.rank, world.size
         device = resolve_device(engine.device, world.local_rank, world.local_size)
         prepare(device, engine, world.local_size)
