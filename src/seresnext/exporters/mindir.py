@@ -15,6 +15,7 @@ from ..engines.mindspore.device import prepare  # first: it quiets MindSpore's i
 import mindspore as ms  # isort: skip
 from mindspore import Parameter, Tensor, nn  # isort: skip
 from mindspore.ops import operations as P  # isort: skip
+from mindspore.train import mind_ir_pb2  # isort: skip
 
 from ..runtimes.artifact import Artifact
 from ..runtimes.mindir import with_user_info
@@ -37,10 +38,46 @@ def write(network: ExportedNetwork, artifact: Artifact, path: Path) -> None:
     pixels = Tensor(shape=[None, *artifact.input_shape], dtype=ms.float32)
     plain = path.with_name(f"{path.stem}.plain.mindir")  # MindSpore insists on the suffix
     ms.export(network, pixels, file_name=str(plain), file_format="MINDIR")
-    data = plain.read_bytes()
+    data = _repeatable(plain.read_bytes())
     plain.unlink()
     digest = hashlib.sha256(data).hexdigest()
     path.write_bytes(with_user_info(data, artifact.to_json(), digest))
+
+
+def _repeatable(data: bytes) -> bytes:
+    """The same graph in bytes that depend on nothing else.
+
+    MindSpore numbers graphs and nodes by counters of the process, writes primitives and attributes
+    in the order of a hash table, and adds the time.
+    """
+    model = mind_ir_pb2.ModelProto.FromString(data)
+    graph = model.graph
+    old, graph.name = graph.name, "network"
+    names = {node.output[0]: f"network:{i}" for i, node in enumerate(graph.node)}
+
+    def renamed(name: str) -> str:
+        return names.get(name) or name.replace(f"{old}:", "network:", 1)
+
+    for value in (*graph.input, *graph.output, *graph.parameter):
+        value.name = renamed(value.name)
+    primitives: dict[str, str] = {}
+    for node in graph.node:
+        node.name = node.output[0] = renamed(node.name)
+        node.input[:] = [renamed(name) for name in node.input]
+        kind, _, primitive = node.op_type.partition("::")
+        if kind == "REF":
+            new = f"{primitive.partition(':')[0]}:{len(primitives)}"
+            node.op_type = f"REF::{primitives.setdefault(primitive, new)}"
+    for primitive in model.primitives:
+        primitive.name = primitives[primitive.name]
+        primitive.attribute.sort(key=lambda attribute: attribute.name)
+    model.primitives.sort(key=lambda primitive: primitive.name)
+    stamps = [a for a in graph.attribute if a.name == "compile_phase"]
+    for attribute in stamps:
+        graph.attribute.remove(attribute)
+    graph.attribute.sort(key=lambda attribute: attribute.name)
+    repeatable: bytes = model.SerializeToString(deterministic=True)
+    return repeatable
 
 
 # The network -------------------------------------------------------------------------------

@@ -97,7 +97,8 @@ def to_entries(
     names = layout_names(layout, arch)
     entries: dict[str, NDArray[Any]] = {}
     for prefix, arrays in (("", weights), (MOMENTUM_PREFIX, momentum or {})):
-        for name, array in arrays.items():
+        for name in (n for n in names if n in arrays):  # safetensors reads in a random order
+            array = arrays[name]
             if layout == "mindcv" and ".se." in name and name.endswith(".weight"):
                 array = array.reshape(array.shape[:2])
             parts = names[name]
