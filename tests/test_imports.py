@@ -64,7 +64,6 @@ def part(name: str) -> str:
 EXTRA = {
     "weights/pth.py": {"torch"},  # opens foreign .pth files, weights only, on demand
     "training/log.py": {"rich", "tensorboard"},
-    "training/run_folder.py": {"filelock"},
 }
 OTHER_ROOMS = {"weights/trained.py": {"training"}}
 """The checkpoints of runs are weights too."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ..config import Config
-from ..errors import UserError
-from ..files import write_json
+from ..files import write_json, writing
 from .checkpoint import checkpoint_path
+from .lock import FolderLock
 
 
 class RunFolder:
@@ -19,28 +18,23 @@ class RunFolder:
     While entered it is locked: a second run in the same folder is refused. Only rank 0 enters.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, say: Callable[[str], None]) -> None:
+        """`say` shows a sentence to the user."""
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.config = self.path / "config.json"
         self.bad_images = self.path / "bad-images.jsonl"
-        self._lock = FileLock(self.path / ".lock", timeout=0)
+        self._lock = FolderLock(self.path, say)
 
     def __enter__(self) -> RunFolder:
-        try:
+        with writing(f"to {self.path}"):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-        except Timeout:
-            raise UserError(
-                f"another run is using {self.path}; wait for it, or choose another --out"
-            ) from None
-        except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}") from None
+            self._lock.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._lock.release()
+        self._lock.__exit__(*exception)
 
     def checkpoint(self, step: int) -> Path:
         return checkpoint_path(self.checkpoints, step)

@@ -54,7 +54,7 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
         stack.callback(engine.close)
         timeout = config.run.rank_timeout
         stack.enter_context(Watch(engine.rank, engine.world_size, engine.all_sum, timeout))
-        folder = RunFolder(config.run.out)
+        folder = RunFolder(config.run.out, reporter.message)
         if engine.rank == 0:
             stack.enter_context(folder)
         checkpoint = starting_checkpoint(config, engine, folder, reporter)
