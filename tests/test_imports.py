@@ -26,6 +26,7 @@ OWN_NEUTRAL = {
     "model",
     "protobuf",
     "schema",
+    "tensors",
 }
 
 
@@ -62,7 +63,6 @@ def part(name: str) -> str:
 
 
 EXTRA = {
-    "weights/pth.py": {"torch"},  # opens foreign .pth files, weights only, on demand
     "training/log.py": {"rich", "tensorboard"},
 }
 OTHER_ROOMS = {"weights/trained.py": {"training"}}

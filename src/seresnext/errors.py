@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_LONGEST = 4000
+"""Characters of a message: names from a file can be of any length."""
+
 
 class UserError(Exception):
     """A mistake the user can fix: bad path, flag, image or file.
@@ -20,7 +23,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(printable(message[:_LONGEST] + "..." * (len(message) > _LONGEST)))
 
 
 def printable(text: str) -> str:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from seresnext.errors import UserError
 from seresnext.weights import ckpt
-from seresnext.weights.ckpt import read_ckpt, write_ckpt
+from seresnext.weights.ckpt import list_ckpt, write_ckpt
 
 ARRAYS = {
     "kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -32,6 +32,10 @@ ARRAYS = {
 @pytest.fixture(scope="module")
 def mindspore() -> Any:
     return pytest.importorskip("mindspore", reason="the reference reader and writer")
+
+
+def read_ckpt(path: Path) -> dict[str, np.ndarray]:
+    return {name: stored.read() for name, stored in list_ckpt(path).items()}
 
 
 def save(mindspore: Any, path: Path, arrays: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -175,7 +179,6 @@ HOSTILE = {
     "unknown type": (entry(b"x", [1], b"Int4", ONE), "unknown type 'Int4'"),
     "long name": (entry(b"x" * 1025, [1], b"Float32", ONE), "name is longer"),
     "broken name": (entry(b"\xff", [1], b"Float32", ONE), "not UTF-8"),
-    "broken text": (entry(b"x", [0], b"str", b"\0\0\0\xff"), "is not a text"),
     "twice": (GOOD + entry(b"y", [1], b"Float32", ONE) + GOOD, "'x' comes twice"),
     "twice, as if sliced": (GOOD + GOOD, "holds 8 bytes"),
     "map tensor": (field(1, field(1, b"x") + field(3, b"")), "map tensor"),
@@ -231,10 +234,10 @@ def test_44_bytes_take_no_memory(tmp_path: Path) -> None:
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from seresnext.weights.ckpt import read_ckpt\n"
+        "from seresnext.weights.ckpt import list_ckpt\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)\n"
-        "read_ckpt(Path(sys.argv[1]))\n"
+        "list_ckpt(Path(sys.argv[1]))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "a.ckpt"], capture_output=True, text=True

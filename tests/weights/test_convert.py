@@ -19,7 +19,7 @@ from seresnext.model.init import init_weights
 from seresnext.model.saved_model import load_model, save_model
 from seresnext.model.spec import InputSpec, ModelSpec
 from seresnext.training.checkpoint import Checkpoint
-from seresnext.weights.ckpt import read_ckpt, write_ckpt
+from seresnext.weights.ckpt import list_ckpt, write_ckpt
 from seresnext.weights.convert import convert
 from seresnext.weights.layouts import to_entries, with_biases
 from seresnext.weights.load import load_weights
@@ -82,7 +82,10 @@ def check_zoo_network(net: object, layout: str, entries: int, x: np.ndarray, fol
 
     back = convert(folder / "ours", folder / "back.ckpt", to=layout)  # type: ignore[arg-type]
     assert back.written == entries
-    theirs, ours = read_ckpt(folder / "theirs.ckpt"), read_ckpt(folder / "back.ckpt")
+    theirs, ours = (
+        {name: stored.read() for name, stored in list_ckpt(folder / file).items()}
+        for file in ("theirs.ckpt", "back.ckpt")
+    )
     assert theirs.keys() == ours.keys()
     assert all(np.array_equal(theirs[name], ours[name]) for name in theirs)
     assert len(mindspore.load_checkpoint(str(folder / "back.ckpt"), net, strict_load=True))

@@ -22,6 +22,7 @@ from seresnext.model.architecture import Architecture, architecture, weight_shap
 from seresnext.model.init import init_weights
 from seresnext.model.saved_model import save_model
 from seresnext.model.spec import InputSpec, ModelSpec
+from seresnext.training.checkpoint import Checkpoint, save_checkpoint
 from seresnext.weights.ckpt import write_ckpt
 from seresnext.weights.layouts import to_entries
 from seresnext.weights.load import load_weights, pretrained_weights
@@ -191,9 +192,9 @@ def test_a_compressed_bomb_is_refused(tmp_path: Path) -> None:
         load_weights(tmp_path / "b.pth")
 
 
-def test_a_view_larger_than_its_file_is_refused(tmp_path: Path) -> None:
+def test_a_view_larger_than_its_file_is_not_read(tmp_path: Path) -> None:
     torch.save({"x": torch.zeros(1).expand(1 << 40)}, tmp_path / "a.pth")
-    with pytest.raises(UserError, match="entry 'x' is sparse, quantized or larger than the file"):
+    with pytest.raises(UserError, match="holds no SE-ResNeXt"):
         load_weights(tmp_path / "a.pth")
 
 
@@ -202,7 +203,6 @@ def test_a_view_larger_than_its_file_is_refused(tmp_path: Path) -> None:
     [
         ([torch.zeros(1)], "holds list, expected a state dict"),
         ({}, "holds dict, expected a state dict"),
-        ({"epoch": 3, "x": torch.zeros(1)}, "entries that are no tensors: epoch"),
         ({"x": torch.zeros(1).to_sparse()}, "entry 'x' is sparse"),
         ({"x": torch.zeros(1)}, "holds no SE-ResNeXt in a known layout"),
     ],
@@ -210,15 +210,6 @@ def test_a_view_larger_than_its_file_is_refused(tmp_path: Path) -> None:
 def test_no_weights_in_it(content: object, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(UserError, match=message):
-        load_weights(tmp_path / "a.pth")
-
-
-def test_without_torch_the_error_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.save(state_dict(), tmp_path / "a.pth")
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    with pytest.raises(UserError, match=r"pip install 'seresnext\[torch\]', or give a \.safet"):
         load_weights(tmp_path / "a.pth")
 
 
@@ -267,11 +258,10 @@ def test_our_weights_file_alone_remembers_its_network(tmp_path: Path) -> None:
 
 
 def test_a_training_checkpoint_of_ours(tmp_path: Path) -> None:
-    (tmp_path / "state.json").write_text(json.dumps({"model": SPEC.to_dict()}))
-    save_file({n: a + 1 for n, a in WEIGHTS.items()}, tmp_path / "model.safetensors")
-    assert load_weights(tmp_path / "model.safetensors").architecture == SAME
-    save_file(WEIGHTS, tmp_path / "ema.safetensors")
-    found = load_weights(tmp_path)
+    tensors = {"model": {n: a + 1 for n, a in WEIGHTS.items()}, "ema": WEIGHTS}
+    folder = save_checkpoint(tmp_path, Checkpoint(3, {"model": SPEC.to_dict()}, tensors))
+    assert load_weights(folder / "model.safetensors").architecture == SAME
+    found = load_weights(folder)
     assert found.spec == SPEC
     assert_weights(found.weights)
 
@@ -333,7 +323,7 @@ def test_damaged_descriptions_are_refused(
 
 
 def test_a_folder_without_a_model_and_a_missing_path_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no finished model; expected a run folder, a folder"):
+    with pytest.raises(UserError, match="holds no finished model; expected a run folder \\(with"):
         load_weights(tmp_path)
     with pytest.raises(UserError, match="no such file or folder"):
         load_weights(tmp_path / "none")

@@ -19,6 +19,7 @@ from pydantic import AfterValidator
 
 from ..errors import UserError, listed
 from ..schema import PositiveInt, Rate, checked
+from ..tensors import Entry
 
 EXPANSION = 4
 """Ratio of a block's output channels to its stage's base channels."""
@@ -222,7 +223,7 @@ def fit_biases(
 
 
 def check_tensors(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, NDArray[Any]], what: str
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Entry], what: str
 ) -> None:
     """Raise UserError listing every name or shape of `found` that differs from `expected`."""
     problems = [f"missing {name}" for name in expected if name not in found]

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
-from ..errors import UserError
-from ..files import read_json, replacing, write_json
+from ..errors import UserError, listed
+from ..files import read_json, write_json
+from ..tensors import list_safetensors, save_safetensors
 from .architecture import (
     MODEL_NAMES,
     Architecture,
@@ -60,34 +59,9 @@ def save_model(folder: Path, spec: ModelSpec, weights: Mapping[str, NDArray[Any]
     }
     # A single key: safetensors writes several in a random order.
     metadata = {"seresnext": json.dumps(spec.to_dict())}
-    save_safetensors(folder / WEIGHTS_FILE, weights, metadata)
+    tensors = {**weights, **batch_counters(arch)}
+    save_safetensors(folder / WEIGHTS_FILE, tensors, metadata)
     write_json(folder / CONFIG_FILE, config)
-
-
-def save_safetensors(
-    path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str]
-) -> None:
-    """Write a safetensors file; it appears whole or not at all. Raises UserError."""
-    with replacing(path) as temporary:
-        write_safetensors(temporary, tensors, metadata)
-
-
-def write_safetensors(
-    path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None
-) -> None:
-    """Write a safetensors file. Raises OSError.
-
-    `save_file` of safetensors 0.8 reports a full disk by its own exception, and replaces `path` by
-    a file that only its owner can read; the file gets the usual permissions here.
-    """
-    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    path.touch()
-    permissions = path.stat().st_mode
-    try:
-        save_file(contiguous, path, metadata)
-    except SafetensorError as error:
-        raise OSError(str(error)) from None
-    path.chmod(permissions)
 
 
 def _timm_architecture(arch: Architecture) -> dict[str, Any]:
@@ -121,9 +95,23 @@ def load_model(folder: Path) -> tuple[ModelSpec, dict[str, NDArray[Any]]]:
     file = folder / CONFIG_FILE
     config = read_json(file, "model")
     spec = parse_spec(config.get("seresnext") if isinstance(config, dict) else None, file)
-    try:
-        weights = load_file(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read weights {folder / WEIGHTS_FILE}: {error}") from None
-    check_tensors(weight_shapes(spec.architecture), weights, f"the weights in {folder}")
-    return spec, {name: weights[name] for name in weight_shapes(spec.architecture)}
+    path = folder / WEIGHTS_FILE
+    stored, _ = list_safetensors(path)
+    counters = batch_counters(spec.architecture)
+    found = {name: tensor for name, tensor in stored.items() if name not in counters}
+    shapes = weight_shapes(spec.architecture)
+    check_tensors(shapes, found, f"the weights in {folder}")
+    whole = [name for name in shapes if found[name].dtype.kind != "f"]
+    if whole:
+        raise UserError(f"{path} holds no floating-point numbers in {listed(whole)}")
+    return spec, {name: np.require(found[name].read(), np.float32) for name in shapes}
+
+
+def batch_counters(arch: Architecture) -> dict[str, NDArray[np.int64]]:
+    """PyTorch's counters of batches, one for each BN: int64 zeros of shape ().
+
+    This package does not use them; transformers lists every one that a file lacks.
+    """
+    means = [name for name in weight_shapes(arch) if name.endswith(".running_mean")]
+    zero = np.zeros((), np.int64)
+    return {name.replace("running_mean", "num_batches_tracked"): zero for name in means}

@@ -29,7 +29,7 @@ from safetensors.numpy import load
 
 from ..errors import UserError
 from ..files import parse_json, read_json, sync_to_disk, to_json
-from ..model.saved_model import write_safetensors
+from ..tensors import write_safetensors
 
 MANIFEST = "manifest.json"
 STATE = "state.json"

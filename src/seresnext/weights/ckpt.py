@@ -34,31 +34,29 @@ from numpy.typing import NDArray
 from .. import protobuf
 from ..errors import UserError
 from ..files import replacing
+from ..model.architecture import MAX_PARAMETERS
+from ..tensors import DTYPES, MAX_DIMS, Stored
 
 MAX_ENTRIES = 100_000
 MAX_NAME_BYTES = 1024
-MAX_DIMS = 8
 SLICE_BYTES = 512 << 20
 """A longer tensor is written in slices, as MindSpore does."""
 
 _CRC_TAG = b"crc_num"
 _CRC_BYTES = len(_CRC_TAG) + 10
-_DTYPES = {
-    "Bool": "?",
-    "Int8": "<i1",
-    "UInt8": "<u1",
-    "Int16": "<i2",
-    "UInt16": "<u2",
-    "Int32": "<i4",
-    "UInt32": "<u4",
-    "Int64": "<i8",
-    "UInt64": "<u8",
-    "Float16": "<f2",
-    "BFloat16": "<u2",
-    "Float32": "<f4",
-    "Float64": "<f8",
+_MAX_FILE_BYTES = 16 * MAX_PARAMETERS
+"""The largest network's weights, momentum, average and accumulators."""
+_KINDS = {
+    **{"Bool": "BOOL", "Int8": "I8", "UInt8": "U8", "Int16": "I16", "UInt16": "U16"},
+    **{"Int32": "I32", "UInt32": "U32", "Int64": "I64", "UInt64": "U64", "Float16": "F16"},
+    **{"BFloat16": "BF16", "Float32": "F32", "Float64": "F64", "str": "TEXT"},
 }
-_TYPE_NAMES = {np.dtype(code): name for name, code in _DTYPES.items() if name != "BFloat16"}
+"""MindSpore's name of a type -> the one of `Stored`."""
+_TYPE_NAMES = {
+    np.dtype(DTYPES[kind]): name
+    for name, kind in _KINDS.items()
+    if kind in DTYPES and kind != "BF16"
+}
 _VARINT, _LENGTH = 0, 2
 _Span = tuple[int, int]
 
@@ -67,19 +65,20 @@ class _Damaged(Exception):
     """The bytes are not a checkpoint; the message says why."""
 
 
-def read_ckpt(path: Path) -> dict[str, NDArray[Any]]:
-    """Name -> array of the stored shape and type, in the file's order.
+def list_ckpt(path: Path) -> dict[str, Stored]:
+    """Name -> tensor or text, in the file's order.
 
-    bfloat16 is widened to float32; a text is a 0-d array of str. Memory is bounded by twice the
-    size of the file: every length is compared with the bytes that are there before anything is
-    allocated. Raises UserError for anything but a whole checkpoint.
+    Every length is compared with the bytes that are there. Raises UserError for anything but a
+    whole checkpoint.
     """
     try:
         with (
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
-            return _read_entries(data, _content_end(data))
+            if len(data) > _MAX_FILE_BYTES:
+                raise _Damaged(f"it is larger than {_MAX_FILE_BYTES >> 30} GiB")
+            return _entries(path, data, _content_end(data))
     except OSError as error:
         raise UserError(f"cannot read checkpoint {path}: {error.strerror}") from None
     except (_Damaged, ValueError) as error:  # mmap of an empty file raises ValueError
@@ -110,8 +109,8 @@ class _Header(NamedTuple):
     dims: list[int]
 
 
-def _read_entries(data: mmap.mmap, end: int) -> dict[str, NDArray[Any]]:
-    entries: dict[str, NDArray[Any]] = {}
+def _entries(path: Path, data: mmap.mmap, end: int) -> dict[str, Stored]:
+    entries: dict[str, Stored] = {}
     pending: _Header | None = None
     slices: list[_Span] = []
     for count, (number, span) in enumerate(_fields(data, (0, end)), 1):
@@ -122,14 +121,14 @@ def _read_entries(data: mmap.mmap, end: int) -> dict[str, NDArray[Any]]:
         header, content = _read_value(data, span)
         if header != pending:
             if pending is not None:
-                entries[pending.tag] = _array(data, pending, slices)
+                entries[pending.tag] = _stored(path, pending, slices)
             if header.tag in entries:
                 raise _Damaged(f"entry {header.tag!r} comes twice")
             pending, slices = header, []
         slices.append(content)
     if pending is None:
         raise _Damaged("it has no entries")
-    entries[pending.tag] = _array(data, pending, slices)
+    entries[pending.tag] = _stored(path, pending, slices)
     return entries
 
 
@@ -172,34 +171,20 @@ def _read_tensor(data: mmap.mmap, span: _Span, tag: str) -> tuple[_Header, _Span
     return _Header(tag, kind, dims), content
 
 
-def _array(data: mmap.mmap, header: _Header, slices: list[_Span]) -> NDArray[Any]:
-    """Join the slices of one tensor, after checking that their sizes agree with its dims."""
+def _stored(path: Path, header: _Header, slices: list[_Span]) -> Stored:
+    """One tensor, after checking that the sizes of its slices agree with its dims."""
     name, kind, dims = header
     size = sum(stop - start for start, stop in slices)
-    if kind != "str" and kind not in _DTYPES:
+    if kind not in _KINDS:
         raise _Damaged(f"entry {name!r} has the unknown type {kind!r}")
-    itemsize = 4 if kind == "str" else np.dtype(_DTYPES[kind]).itemsize
+    text = kind == "str"
     # [0] is the shape of a scalar in files of older MindSpore versions, and of a text in all.
-    shape = () if dims == [0] and size else tuple(dims)
-    expected = size - size % 4 if kind == "str" else math.prod(shape) * itemsize
+    shape = () if text or (dims == [0] and size) else tuple(dims)
+    itemsize = 4 if text else np.dtype(DTYPES[_KINDS[kind]]).itemsize
+    expected = size - size % 4 if text else math.prod(shape) * itemsize
     if size != expected or (0 in shape and len(shape) > 1):
         raise _Damaged(f"entry {name!r} of shape {shape} and type {kind} holds {size} bytes")
-    content = bytearray(size)
-    at = 0
-    for start, stop in slices:
-        content[at : at + stop - start] = data[start:stop]
-        at += stop - start
-    if kind == "str":
-        try:
-            return np.array(content.decode("utf-32-le"))
-        except UnicodeDecodeError:
-            raise _Damaged(f"entry {name!r} is not a text") from None
-    array = np.frombuffer(content, _DTYPES[kind] if kind != "Bool" else "u1").reshape(shape)
-    if kind == "Bool":
-        return np.not_equal(array, 0)
-    if kind == "BFloat16":
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array
+    return Stored(path, _KINDS[kind], shape, tuple(slices))
 
 
 # The wire ----------------------------------------------------------------------------------

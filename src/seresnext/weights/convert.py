@@ -8,8 +8,9 @@ from typing import Literal
 
 from ..errors import UserError, printable
 from ..model.architecture import fit_biases
-from ..model.saved_model import save_model, save_safetensors
+from ..model.saved_model import save_model
 from ..model.spec import ModelSpec
+from ..tensors import save_safetensors
 from .ckpt import write_ckpt
 from .layouts import MAX_POOL, Layout, to_entries, with_biases
 from .load import load_weights, model_spec

@@ -9,26 +9,24 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, listed
 from ..files import parse_json, read_json
-from ..model.architecture import (
-    MODEL_NAMES,
-    Architecture,
-    check_tensors,
-    fit_biases,
-    weight_shapes,
-)
+from ..model.architecture import Architecture, check_tensors, fit_biases, weight_shapes
 from ..model.init import init_weights
 from ..model.saved_model import CONFIG_FILE, WEIGHTS_FILE
 from ..model.spec import InputSpec, ModelSpec, parse_spec
-from .ckpt import read_ckpt
+from ..tensors import Entry, list_safetensors
+from .ckpt import list_ckpt
 from .layouts import with_biases
-from .pth import read_pth
-from .safetensors import read_safetensors
+from .pth import list_pth
+from .timm_config import read_timm_config
 from .trained import find_trained
 from .translate import LoadedWeights, from_entries
 
 CLASSIFIER = ("fc.weight", "fc.bias")
+_INDEX = ".index.json"
+_SHARDED = (WEIGHTS_FILE, "pytorch_model.bin")
+"""Files that Hugging Face's tools split; an index beside the parts says where each entry is."""
 _STATE_FILE = "state.json"
 """Lies beside the weights of a training checkpoint; its `model` is a `ModelSpec`."""
 
@@ -37,8 +35,8 @@ def load_weights(path: str | Path) -> LoadedWeights:
     """Open a run folder, a model folder (this package's or timm's) or a weights file.
 
     The format of a file is detected from its content: safetensors, PyTorch's `.pth` (weights only),
-    MindSpore's `.ckpt`. Raises UserError for anything else and for entries that do not fit, listing
-    them.
+    MindSpore's `.ckpt`, or the index of files that were split. Raises UserError for anything else
+    and for entries that do not fit, listing them.
     """
     path = Path(path)
     if path.is_dir():
@@ -141,7 +139,7 @@ def _load_folder(folder: Path) -> LoadedWeights:
             entries=len(weights),
             spec=spec,
         )
-    names = [WEIGHTS_FILE, "pytorch_model.bin"]
+    names = [WEIGHTS_FILE, "pytorch_model.bin", *(n + _INDEX for n in _SHARDED)]
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
         raise UserError(
@@ -153,7 +151,8 @@ def _load_folder(folder: Path) -> LoadedWeights:
     config = _read_if_there(folder / CONFIG_FILE)
     if loaded.layout != "timm" or not isinstance(config, dict) or "architecture" not in config:
         return loaded
-    return _with_timm_config(loaded, config, folder / CONFIG_FILE)
+    spec, notes = read_timm_config(config, loaded.architecture, folder / CONFIG_FILE)
+    return replace(loaded, spec=spec, notes=[*loaded.notes, *notes])
 
 
 def _spec_in(file: Path, key: str) -> ModelSpec | None:
@@ -167,37 +166,6 @@ def _spec_in(file: Path, key: str) -> ModelSpec | None:
 def _read_if_there(file: Path) -> Any:
     """The content of a JSON file; None if there is no such file."""
     return read_json(file) if file.is_file() else None
-
-
-def _with_timm_config(loaded: LoadedWeights, config: dict[str, Any], file: Path) -> LoadedWeights:
-    """Add the class names and input that timm's config.json gives."""
-    arch, notes = loaded.architecture, list(loaded.notes)
-    name = str(config.get("architecture"))
-    if not name.startswith(("seresnet", "seresnext")) or "aa" in name:
-        # Anti-aliased and other variants have the same shapes; only the name differs.
-        raise UserError(
-            f"{file} names the architecture {name!r}, which is not of this family "
-            f"({', '.join(MODEL_NAMES)})"
-        )
-    labels = config.get("label_names")
-    if not isinstance(labels, list) or len(labels) != arch.num_classes:
-        labels = [str(index) for index in range(arch.num_classes)]
-        notes.append("it names no classes; they are numbered")
-    given = config.get("pretrained_cfg")
-    given = given if isinstance(given, dict) else {}
-    try:
-        inputs = InputSpec(
-            image_size=int(given.get("input_size", (3, 224, 224))[-1]),
-            crop_ratio=float(given.get("crop_pct", 0.875)),
-            interpolation="bilinear" if given.get("interpolation") == "bilinear" else "bicubic",
-            resize="stretch" if given.get("crop_mode") == "squash" else "short",
-            mean=tuple(float(v) for v in given.get("mean", InputSpec.mean)),  # type: ignore[arg-type]
-            std=tuple(float(v) for v in given.get("std", InputSpec.std)),  # type: ignore[arg-type]
-        )
-    except (TypeError, ValueError, IndexError) as error:
-        raise UserError(f"{file}: pretrained_cfg is not as timm writes it ({error})") from None
-    spec = ModelSpec(arch, tuple(str(label) for label in labels), inputs)
-    return replace(loaded, spec=spec, notes=notes)
 
 
 # Files -------------------------------------------------------------------------------------
@@ -218,25 +186,46 @@ def _load_file(path: Path, spec: ModelSpec | None) -> LoadedWeights:
     return replace(found, layout="seresnext", architecture=spec.architecture, spec=spec)
 
 
-def _read_entries(path: Path) -> tuple[Mapping[str, NDArray[Any]], list[str], ModelSpec | None]:
+def _read_entries(path: Path) -> tuple[Mapping[str, Entry], list[str], ModelSpec | None]:
     """(entries of a weights file, notes, the `ModelSpec` in its metadata)."""
+    if path.name.endswith(_INDEX):
+        return _read_shards(path)
     try:
         with path.open("rb") as file:
             start = file.read(16)
-        size = path.stat().st_size
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size:
-        entries, metadata = read_safetensors(path)
-        if "seresnext" not in metadata:
+    if start[8:9] == b"{":
+        entries, metadata = list_safetensors(path)
+        text = metadata.get("seresnext")
+        if not isinstance(text, str):
             return entries, [], None
-        return entries, [], parse_spec(parse_json(metadata["seresnext"], str(path)), path)
+        return entries, [], parse_spec(parse_json(text, str(path)), path)
     if start.startswith((b"PK\x03\x04", b"\x80")):
-        return *read_pth(path), None
+        return *list_pth(path), None
     if start.startswith(b"\x0a"):
-        return read_ckpt(path), [], None
+        return list_ckpt(path), [], None
     pointer = "; it is a Git LFS pointer: run `git lfs pull` to get the file itself"
     raise UserError(
         f"{path} is not a safetensors, PyTorch or MindSpore weights file"
         + (pointer if start.startswith(b"version https://") else "")
     )
+
+
+def _read_shards(index: Path) -> tuple[dict[str, Entry], list[str], None]:
+    """As `_read_entries`, of the files that an index names; each entry is in the file it says."""
+    listing = read_json(index)
+    places = listing.get("weight_map") if isinstance(listing, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
+        raise UserError(f"{index} is no index: expected a weight_map of names and files")
+    entries: dict[str, Entry] = {}
+    files = sorted(set(places.values()))
+    for name in files:
+        if name != Path(name).name or name.endswith(_INDEX):
+            raise UserError(f"{index} names a file outside its folder: {name!r}; refused")
+        found, _, _ = _read_entries(index.parent / name)
+        entries |= {entry: found[entry] for entry in found if places.get(entry) == name}
+    missing = sorted(set(places) - set(entries))
+    if missing:
+        raise UserError(f"{index} names entries that its files lack: {listed(missing)}")
+    return entries, [f"read {len(files)} files that {index.name} names"], None

@@ -5,6 +5,8 @@ Each entry is used, dropped for a stated reason, or reported in an error.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import UserError, listed
 from ..model.architecture import Architecture, is_buffer, weight_shapes
 from ..model.spec import ModelSpec
+from ..tensors import Entry, as_array
 from .detect import detect_architecture, detect_layout
 from .layouts import MOMENTUM_PREFIX, Layout, layout_names
 
@@ -37,6 +40,12 @@ _SCALARS = {
 }
 """What MindSpore's optimizers, loss scalers and checkpoint callbacks, and mindcv's training step
 save beside a network."""
+
+
+_COUNTERS = ("total_ops", "total_params", "_extra_state", "__flops__")
+"""What profilers (thop, ptflops) add to modules."""
+_MEASURES = re.compile(r"loss|criteri|metric|meter|confusion|confmat|accura", re.I)
+"""Names of modules that judge a network and are no part of it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class LoadedWeights:
         return self.entries - sum(map(len, self.dropped.values()))
 
 
-def from_entries(entries: Mapping[str, NDArray[Any]], path: Path) -> LoadedWeights:
+def from_entries(entries: Mapping[str, Entry], path: Path) -> LoadedWeights:
     """Translate the entries of the file `path`.
 
     Raises UserError listing every entry that is missing, unknown or of another shape.
@@ -98,7 +107,7 @@ def from_entries(entries: Mapping[str, NDArray[Any]], path: Path) -> LoadedWeigh
     for name in entries:
         if name in used:
             continue
-        reason = _drop_reason(name, known)
+        reason = _drop_reason(name, entries[name].shape, known)
         if reason:
             dropped.setdefault(reason, []).append(name)
         else:
@@ -122,37 +131,46 @@ def from_entries(entries: Mapping[str, NDArray[Any]], path: Path) -> LoadedWeigh
 
 
 def _strip_prefix(
-    entries: Mapping[str, NDArray[Any]], path: Path
-) -> tuple[Mapping[str, NDArray[Any]], list[str]]:
-    """Remove the prefix that wrappers put before all names, such as `module.` or `network.`."""
+    entries: Mapping[str, Entry], path: Path
+) -> tuple[Mapping[str, Entry], list[str]]:
+    """Remove the prefix that wrappers put before all names, such as `module.` or `network.`.
+
+    Of a network and its average the average is taken, as timm does.
+    """
     anchor = "layer1.0.conv1.weight"
     prefixes = {
         name.removesuffix(anchor)
         for name in entries
         if name.endswith(anchor) and not name.startswith((MOMENTUM_PREFIX, "ema.", "optimizer."))
     }
-    if len(prefixes) > 1:
+    averaged = {prefix for prefix in prefixes if "ema" in prefix.lower()}
+    chosen = averaged if len(prefixes) == 2 and len(averaged) == 1 else prefixes
+    if len(chosen) > 1:
         raise UserError(
             f"{path} holds {len(prefixes)} networks, under {listed(sorted(prefixes))}; expected one"
         )
-    prefix = next(iter(prefixes), "")
+    prefix = next(iter(chosen), "")
     if not prefix:
         return entries, []
-    stripped: dict[str, NDArray[Any]] = {}
-    for name, array in entries.items():
+    others = tuple(prefixes - chosen)
+    stripped: dict[str, Entry] = {}
+    for name, entry in entries.items():
+        if others and name.startswith(others) and not name.startswith(prefix):
+            continue
         moment = MOMENTUM_PREFIX if name.startswith(MOMENTUM_PREFIX) else ""
         short = moment + name.removeprefix(moment).removeprefix(prefix)
         if short in stripped:
             raise UserError(f"{path} holds {short!r} both with and without {prefix!r} before it")
-        stripped[short] = array
-    return stripped, [f"took {prefix!r} off the names"]
+        stripped[short] = entry
+    left = f"; left out the network under {others[0]!r}" if others else ""
+    return stripped, [f"took {prefix!r} off the names{left}"]
 
 
 def _gather(
     arch: Architecture,
     names: Mapping[str, list[str]],
     prefix: str,
-    entries: Mapping[str, NDArray[Any]],
+    entries: Mapping[str, Entry],
 ) -> tuple[dict[str, NDArray[Any]], set[str], list[str]]:
     """(canonical arrays, entries used, problems) of `names`, whose entries begin with `prefix`."""
     gathered: dict[str, NDArray[Any]] = {}
@@ -168,30 +186,38 @@ def _gather(
                 continue
             used.add(part)
             expected = (shape[0] // len(parts), *shape[1:])
-            problem = _unfit(entries[part], expected)
-            if problem:
+            array, problem = _fitting(entries[part], expected)
+            if array is None:
                 problems.append(f"{part} {problem}")
             else:
-                arrays.append(entries[part].reshape(expected))
+                arrays.append(array)
         if len(arrays) == len(parts):
             gathered[name] = np.require(np.concatenate(arrays), np.float32, ["C", "W"])
     return gathered, used, problems
 
 
-def _unfit(array: NDArray[Any], shape: tuple[int, ...]) -> str | None:
-    """Why an array cannot be the weight of this shape, if so; a 1x1 kernel may be a matrix."""
+def _fitting(entry: Entry, shape: tuple[int, ...]) -> tuple[NDArray[Any] | None, str]:
+    """The weight of this shape, or why the entry cannot be it; a 1x1 kernel may be a matrix.
+
+    Nothing is read unless shape and type fit.
+    """
     flat = shape[:2] if shape[2:] == (1, 1) else shape
-    if array.shape not in (shape, flat):
-        return f"has shape {tuple(array.shape)}, expected {shape}"
-    if array.dtype.kind != "f":
-        return f"has type {array.dtype}, expected floating-point numbers"
+    if entry.shape not in (shape, flat):
+        return None, f"has shape {tuple(entry.shape)}, expected {shape}"
+    if entry.dtype.kind != "f":
+        return None, f"has type {entry.dtype}, expected floating-point numbers"
+    array = as_array(entry)
     if not np.isfinite(array).all() or np.abs(array).max() > np.finfo(np.float32).max:
-        return "holds numbers that are not finite"
-    return None
+        return None, "holds numbers that are not finite"
+    return array.reshape(shape), ""
 
 
-def _drop_reason(name: str, known: set[str]) -> str | None:
-    """Why an entry that is not a weight may be left out; None if it is unknown."""
+def _drop_reason(name: str, shape: tuple[int, ...], known: set[str]) -> str | None:
+    """Why an entry that is not a weight may be left out; None if it could be part of a network.
+
+    What lies inside the network's modules must be a counter. Beside them, a module with kernels or
+    matrices could be part of the network, unless its name says what it is.
+    """
     if name in _SCALARS:
         return "training state of MindSpore"
     if name.startswith("ema.") and name.removeprefix("ema.") in known:
@@ -199,6 +225,12 @@ def _drop_reason(name: str, known: set[str]) -> str | None:
     if name.startswith("optimizer.") and name.removeprefix("optimizer.") in known:
         return "gradient accumulators"
     module, _, leaf = name.rpartition(".")
-    if leaf == "num_batches_tracked" and f"{module}.running_mean" in known:
-        return "BN batch counters"
+    if leaf == "num_batches_tracked":
+        return "BN batch counters" if f"{module}.running_mean" in known else None
+    if leaf in _COUNTERS and math.prod(shape) <= 1:
+        return "profilers' counters"
+    top = name.partition(".")[0]
+    inside = {part.partition(".")[0] for part in known} | {MOMENTUM_PREFIX.rstrip(".")}
+    if top not in inside and (math.prod(shape) <= 1 or _MEASURES.search(top)):
+        return "beside the network: counters, criteria, metrics"
     return None
