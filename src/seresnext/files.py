@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,23 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+
+@contextlib.contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Yield a new folder on the file system of `path`, from which files move there by renaming.
+
+    It is removed at the end with what is left in it. Missing folders above are made. An OSError in
+    the block becomes a UserError that names `path`.
+    """
+    folder = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def sync_to_disk(path: Path) -> None:

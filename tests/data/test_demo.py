@@ -75,7 +75,7 @@ def test_interrupted_writing_leaves_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "save", full_disk)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(UserError, match="No space left"):
             write_digits(tmp_path / "digits")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "digits").mkdir()  # an empty folder is no obstacle

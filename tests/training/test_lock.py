@@ -64,6 +64,7 @@ HOLDERS = {
     "a later process with its number": ({"pid": os.getpid(), "started": "1"}, False),
     "a living process": ({"pid": os.getppid(), "started": _started(os.getppid())}, True),
     "nothing that it says": ([], False),
+    "nobody, cut short": ('{"host', False),
 }
 
 
@@ -71,7 +72,7 @@ HOLDERS = {
 def test_who_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
     holder, believed = HOLDERS[who]
     own = {"host": socket.gethostname(), "time": "then"}
-    text = json.dumps(own | holder if isinstance(holder, dict) else holder)
+    text = json.dumps(own | holder) if isinstance(holder, dict) else str(holder)
     (tmp_path / HOLDER_FILE).write_text(text)
     monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
     if believed:

@@ -29,7 +29,8 @@ seresnext50_32x4d on torch cpu \(1 thread\), fp32; 24 images in 4 classes; 18 st
 (epoch: (\d) step: 6, loss is \d+\.\d{6}
 epoch time: \d+\.\d{3} ms, per step time: \d+\.\d{3} ms
 epoch: \2 validation accuracy is {'top_1_accuracy': [\d.]+, 'top_5_accuracy': 1\.0}
-){3}"""
+){3}the model has the (best|last) weights, .*
+"""
 
 
 def accuracy(line: str, name: str) -> float:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..errors import UserError
+from ..files import folder_beside
 
 IMAGES = 1797
 """Number of scans; each has 8x8 pixels with levels 0 to 16."""
@@ -35,9 +34,7 @@ def write_digits(out: Path) -> None:
             "the digits come with scikit-learn; install it with: pip install 'seresnext[demo]'"
         ) from None
     digits = load_digits()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with folder_beside(out) as beside:
         seen = [0] * 10
         for i, (scan, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
             split = "val" if seen[digit] % 5 == 4 else "train"
@@ -46,10 +43,7 @@ def write_digits(out: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             levels = np.rint(scan * 255 / 16).astype(np.uint8)
             Image.fromarray(levels).save(folder / f"digit-{i:04}.png")
-        beside.chmod(0o755)
         os.replace(beside, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _complete(out: Path) -> bool:

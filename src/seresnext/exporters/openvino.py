@@ -12,6 +12,7 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as opset
 
+from ..errors import one_line
 from ..model.spec import InputSpec
 from ..runtimes.artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Artifact
 from ..runtimes.normalise import normalisation
@@ -98,10 +99,18 @@ def write(model: ov.Model, artifact: Artifact, path: Path) -> None:
         model = _add_preprocessing(model, artifact.spec.input)
     half = artifact.precision == "fp16"
     model.set_rt_info(artifact.to_json(), METADATA_KEY)
-    ov.save_model(model, path, compress_to_fp16=half)
+    _save(model, path, half)
     digest = hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
     model.set_rt_info(digest, WEIGHTS_KEY)
-    ov.save_model(model, path, compress_to_fp16=half)
+    _save(model, path, half)
+
+
+def _save(model: ov.Model, path: Path, half: bool) -> None:
+    """Write both files. Raises OSError."""
+    try:
+        ov.save_model(model, path, compress_to_fp16=half)
+    except RuntimeError as error:  # OpenVINO does not tell why
+        raise OSError(f"OpenVINO failed; is the disk full? ({one_line(error)})") from None
 
 
 def _add_preprocessing(model: ov.Model, spec: InputSpec) -> ov.Model:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from .. import __version__
 from ..config import EngineConfig
 from ..engines.base import create_engine
 from ..errors import UserError
-from ..files import writing
+from ..files import folder_beside
 from ..runtimes.artifact import Artifact
 from ..runtimes.base import Runtime, open_artifact
 from ..runtimes.formats import FORMATS, INT8_EXTRA, Format, load_module
@@ -47,7 +45,7 @@ def export(model: Path, out: Path, options: ExportOptions | None = None) -> Expo
     images = comparison_images(model, spec, options)
     calibration = calibration_images(model, options) if options.precision == "int8" else None
     engine = create_engine(spec, weights, EngineConfig(name=options.engine, device=options.device))
-    with closing(engine), writing(out), _folder_beside(out) as temporary:
+    with closing(engine), folder_beside(out) as temporary:
         job = _Job(format, artifact, options, engine, images, temporary / out.name)
         in_float = _write(job, weights, calibration)
         comparison = _compare(job, out) if format.runtime else None
@@ -122,17 +120,6 @@ def _format(out: Path, name: str | None) -> Format:
     if out.suffix != FORMATS[name].suffix:
         raise UserError(f"--out: {name} files end in {FORMATS[name].suffix}, got {out}")
     return FORMATS[name]
-
-
-@contextmanager
-def _folder_beside(out: Path) -> Iterator[Path]:
-    """A temporary folder on the same file system as `out`, so that files move by renaming."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(

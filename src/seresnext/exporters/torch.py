@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,4 +34,6 @@ def write(network: ExportedNetwork, artifact: Artifact, path: Path) -> None:
         warnings.simplefilter("ignore")  # PyTorch's warnings about its own internals
         program = torch.export.export(network, (example,), dynamic_shapes=batch)
         program.example_inputs = None  # otherwise they would be pickled into the archive
-        torch.export.save(program, path, extra_files={METADATA_KEY: artifact.to_json()})
+        file = io.BytesIO()  # on a full disk, PyTorch's own writer ends the process
+        torch.export.save(program, file, extra_files={METADATA_KEY: artifact.to_json()})
+    path.write_bytes(file.getbuffer())

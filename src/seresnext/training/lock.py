@@ -64,13 +64,15 @@ class FolderLock:
         path = self.folder / HOLDER_FILE
         own = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
         text = json.dumps({**own, "time": time.strftime("%Y-%m-%d %H:%M:%S")})
-        with contextlib.suppress(FileNotFoundError):
-            holder = parse_json(path.read_bytes(), str(path))
+        if path.exists():
+            holder: Any = None  # cut short: its writer died
+            with contextlib.suppress(UserError, OSError):
+                holder = parse_json(path.read_bytes(), str(path))
             if _is_alive(holder, own["host"]):
                 raise UserError(
-                    f"another run is using {self.folder}: process {holder['pid']} on "
-                    f"{holder['host']}, since {holder['time']}. If that process has ended, remove "
-                    f"{path}; else wait for it, or choose another --out"
+                    f"another run is using {self.folder}: process {holder.get('pid')} on "
+                    f"{holder['host']}, since {holder.get('time')}. If that process has ended, "
+                    f"remove {path}; else wait for it, or choose another --out"
                 )
             path.unlink(missing_ok=True)
         try:
@@ -94,7 +96,7 @@ def _is_alive(holder: Any, host: object) -> bool:
             return True
         return bool(_started(holder["pid"]) == holder["started"] != "")
     except (TypeError, KeyError):
-        return False  # cut short: its writer died
+        return False
 
 
 def _started(pid: int) -> str:

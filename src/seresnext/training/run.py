@@ -200,7 +200,7 @@ class Run:
         else:
             yield (
                 f"the model has the {result}; the last ones, of step {progress.evaluated_step}: "
-                f"top-1 {last.top1:.2%} (--run.ship last)"
+                f"top-1 {last.top1:.2%} (run.ship)"
             )
 
     def _check_finite(self, weights: Tensors) -> None:
