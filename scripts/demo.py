@@ -47,6 +47,7 @@ Done in {time.perf_counter() - start:.0f} s.
   accuracy  {metrics.top1:.2%} top-1 of the artifact on {metrics.images} digits not used in training
   artifact  {onnx} (runs without PyTorch or MindSpore)
   model     {out}/model (model.safetensors, config.json)
+  report    {out}/report.html (open it in a browser)
   curves    .venv/bin/tensorboard --logdir {out}/tensorboard
 
 Try next:

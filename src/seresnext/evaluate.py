@@ -27,18 +27,21 @@ def evaluate(
     batches: Iterable[Batch],
     all_sum: Callable[[NDArray[Any]], NDArray[Any]] = lambda values: values,
     unread: Callable[[], int] = lambda: 0,
+    observe: Callable[[Batch, NDArray[Any]], None] = lambda batch, logits: None,
 ) -> Metrics:
     """Count every image of `batches` once and return the metrics over all ranks.
 
     `predict` is an engine's or a runtime's: uint8 [B, H, W, 3] -> float32 logits [B, K].
     `all_sum` adds the ranks' sums; counts are integers and the loss float64, so the result does
     not depend on the batch size, and top-1 not on the world size. `unread` returns at the end how
-    many images this rank could not read.
+    many images this rank could not read. `observe` is given every batch with its logits.
     """
     sums = MetricSums()
     start = time.perf_counter()
     for batch in batches:
-        sums.add(predict(batch.images), batch.labels, batch.mask)
+        logits = predict(batch.images)
+        sums.add(logits, batch.labels, batch.mask)
+        observe(batch, logits)
     sums.counts[3] = unread()
     sums.counts, sums.loss = all_sum(sums.counts), all_sum(sums.loss)
     return sums.result(time.perf_counter() - start)

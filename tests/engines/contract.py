@@ -109,6 +109,22 @@ class EngineContract:
         assert engine.device.startswith("cpu")
         assert engine.spec == tiny_spec()
 
+    def test_activations_lead_to_the_logits(self) -> None:
+        """The classifier on the mean of the last feature map gives the logits of `predict`."""
+        engine = self.engine()
+        images = random_batch(3).images
+        found, weights = engine.activations(images), engine.state_dict().model
+        logits = engine.predict(images)
+        assert found.logits.tobytes() == logits.tobytes()
+        pooled = found.features.astype(np.float64).mean((2, 3))
+        expected = pooled @ weights["fc.weight"].T + weights["fc.bias"]
+        np.testing.assert_allclose(logits, expected, rtol=self.tolerance, atol=self.tolerance)
+        blocks = {b.name: b.out_channels for b in engine.spec.architecture.blocks()}
+        assert {name: gates.shape for name, gates in found.gates.items()} == {
+            name: (3, channels) for name, channels in blocks.items()
+        }
+        assert all(((gates > 0) & (gates < 1)).all() for gates in found.gates.values())
+
     def test_learns_a_fixed_batch(self) -> None:
         engine, batch = self.engine(), random_batch(8)
         records = [engine.fetch(engine.train_step(batch, LR)) for _ in range(12)]

@@ -108,13 +108,19 @@ def test_logits(network: dict[str, Any], sides: tuple[int, int], perturbed: bool
     spec = tiny_spec(**network)
     weights = random_weights(spec)
     images = np.random.default_rng(1).integers(0, 256, (4, *sides, 3), dtype=np.uint8)
-    expected = make("torch", spec, weights).predict(images)
+    torch = make("torch", spec, weights)
     if perturbed:
         weights["bn1.weight"][3] += 0.5
-    logits = make("mindspore", spec, weights).predict(images)
+    mindspore = make("mindspore", spec, weights)
+    expected, logits = torch.predict(images), mindspore.predict(images)
     assert logits.shape == expected.shape == (4, CLASSES)
     with red(perturbed):
         assert np.linalg.norm(logits - expected) / np.linalg.norm(expected) < 5e-4
+    inside, theirs = torch.activations(images), mindspore.activations(images)
+    pairs = [(inside.features, theirs.features)]
+    pairs += [(gates, theirs.gates[name]) for name, gates in inside.gates.items()]
+    with red(perturbed):
+        assert max(np.linalg.norm(b - a) / np.linalg.norm(a) for a, b in pairs) < 5e-4
 
 
 # (c) Training steps ------------------------------------------------------------------------

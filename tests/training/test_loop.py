@@ -151,7 +151,7 @@ def test_resume_never_does_not_write_over_a_run(run: Path, data: Path) -> None:
 
 def test_timm_opens_the_model(run: Path, data: Path) -> None:
     torch = pytest.importorskip("torch")
-    pytest.importorskip("timm", reason="the reference")
+    pytest.importorskip("engines.timm_reference", reason="needs timm")
     from engines.timm_reference import timm
     from seresnext.runtimes.base import create_runtime
 

@@ -129,7 +129,7 @@ def test_mindcvs_network(image: np.ndarray, tmp_path: Path) -> None:
 
 
 def test_timms_network(image: np.ndarray, tmp_path: Path) -> None:
-    pytest.importorskip("timm", reason="the reference")
+    pytest.importorskip("engines.timm_reference", reason="needs timm")
     from engines.timm_reference import canonical, timm_model
 
     small = np.ascontiguousarray(image[:, :, :64, :64])
@@ -159,7 +159,7 @@ def test_timms_network(image: np.ndarray, tmp_path: Path) -> None:
 
 
 def test_timm_opens_the_folder_written_for_it(tmp_path: Path) -> None:
-    pytest.importorskip("timm", reason="the reference")
+    pytest.importorskip("engines.timm_reference", reason="needs timm")
     from engines.timm_reference import canonical, timm
 
     arch = architecture("seresnext50_32x4d", num_classes=3)

@@ -13,6 +13,7 @@ VERBS = {
     "train": "train on a folder of images; run again to resume",
     "evaluate": "accuracy of a run, model or artifact on a folder of images",
     "predict": "the most probable classes of images",
+    "report": "a page about a run or model: curves, mistakes, calibration, activation maps",
     "export": "write an artifact for ONNX, OpenVINO, MindIR, AIR or torch, and compare it",
     "convert": "translate weights of timm, mindcv and the original zoo",
     "serve": "answer predictions over HTTP",

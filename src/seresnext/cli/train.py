@@ -116,6 +116,8 @@ def run(argv: list[str]) -> int:
             metrics = result.metrics
             print(f"top-1 {metrics.top1:.2%} on {metrics.images} validation images")
         print(f"model: {result.out}/model")
+        if config.run.report:
+            print(f"report: {result.out}/report.html")
         print(f"next:  seresnext predict {result.out} IMAGE...")
     return 0
 

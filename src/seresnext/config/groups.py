@@ -269,6 +269,8 @@ class RunConfig:
     """Weights of the finished model: those of the `best` evaluation, the `last` ones, or their
     `average` (with optim.ema_decay). `auto`: best where there is a validation set, else the
     average, else the last."""
+    report: bool = True
+    """Write `report.html` into the run folder at the end: curves, mistakes, activation maps."""
     early_stop: Count = 0
     """Stop after this many evaluations without a better top-1; 0 is off."""
     max_bad_steps: PositiveInt = 10

@@ -50,6 +50,18 @@ class EngineState:
         return cls(groups["model"], slots, groups.get("ema", {}), dict(scalars))
 
 
+@dataclass(frozen=True)
+class Activations:
+    """What a network computed inside, for reports and explanations. float32."""
+
+    logits: NDArray[Any]
+    """[N, K]."""
+    features: NDArray[Any]
+    """[N, C, h, w], the last feature map; its mean over h and w goes into the classifier."""
+    gates: Tensors
+    """Block ("layer1.0") -> its squeeze-and-excitation gates, 0 to 1, [N, channels]."""
+
+
 @runtime_checkable
 class Engine(Protocol):
     """One model on one device (of `world_size`), with its optimizer."""
@@ -82,6 +94,10 @@ class Engine(Protocol):
 
     def predict(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, H, W, 3] -> float32 logits [N, K], with the EMA weights if there are any."""
+        ...
+
+    def activations(self, images: NDArray[Any]) -> Activations:
+        """uint8 [N, H, W, 3] -> logits as `predict` gives, with what led to them."""
         ...
 
     def state_dict(self) -> EngineState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,11 +12,15 @@ from ..batch import Batch
 from ..config import Config
 from ..data.loader import Reader, Share, eval_batches
 from ..data.sources import Source
-from ..engines.base import Engine, Tensors
-from ..errors import UserError
+from ..engines.base import Engine, EngineState, Tensors
+from ..errors import UserError, one_line
 from ..evaluate import evaluate
 from ..model.architecture import check_finite
 from ..model.saved_model import save_model
+from ..report.build import content, write_page
+from ..report.history import read_history
+from ..report.page import REPORT_FILE
+from ..report.results import Answers, Results
 from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from .interrupt import Interrupt, Interrupted
 from .metrics import Metrics
@@ -54,6 +58,8 @@ class Run:
     """Of the training images, as they were at the start."""
     result: Result | None
     """Of a run that an earlier start has finished: there is nothing to do."""
+    answers: dict[int, Results] = field(default_factory=dict)
+    """Step -> answers for the validation images, of the best and of the last evaluation."""
     stopped: bool = False
     """A signal ended the loop before all steps were done, or with the last one."""
 
@@ -102,7 +108,7 @@ class Run:
 
     def _evaluate(self, source: Source) -> Metrics:
         """Evaluate the present weights. Raises Interrupted when a rank is asked to stop."""
-        reader = Reader(source, self.config.data)
+        reader, answers = Reader(source, self.config.data), Answers(len(source))
         batch_size = self.config.run.eval_batch_size or self.config.run.batch_size
         share = Share(batch_size, self.engine.rank, self.engine.world_size)
         batches = eval_batches(reader, self.engine.spec.input, share)
@@ -114,12 +120,18 @@ class Run:
                 yield batch
 
         with closing(batches):
-            return evaluate(
+            metrics = evaluate(
                 self.engine.predict,
                 until_stopped(),
                 self.engine.all_sum,
                 unread=lambda: reader.bad_images.count,
+                observe=answers.add,
             )
+        results = answers.results(self.engine.spec.class_names, self.engine.all_sum)
+        best = self.progress.best_step  # of the evaluations before this one
+        self.answers = {step: r for step, r in self.answers.items() if step == best}
+        self.answers[self.progress.step] = results
+        return metrics
 
     def save(self) -> None:
         """Write a checkpoint in the background, on rank 0; the state is copied before.
@@ -156,6 +168,8 @@ class Run:
         """Write `RUN/model` and return its metrics. Raises Interrupted after a signal."""
         self.saver.wait()
         if self.stopped:
+            if self.writes:
+                self.folder.record("stopped", self.progress.step)
             self.stop_requested()  # a rank that left earlier would make its launcher end rank 0
             raise Interrupted
         result, weights = self._shipped()
@@ -165,7 +179,24 @@ class Run:
             write_result(self.folder.path, result)
             for sentence in self._ending(result):
                 self.log.reporter.message(sentence)
+            if self.config.run.report:
+                self._write_report(result, weights)
         return result.metrics
+
+    def _write_report(self, result: Result, weights: Tensors) -> None:
+        """Write `RUN/report.html` about the shipped weights. Whatever fails is said, not raised."""
+        try:
+            page = [read_history(self.folder.path)]
+            answers = self.answers.get(result.model_step)
+            if self.val_source and answers:
+                self.engine.load_state_dict(EngineState(weights))
+                reader = Reader(self.val_source, self.config.data)
+                shown = content(self.folder.path.name, page, self.engine, reader, answers)
+            else:  # evaluated by an earlier start
+                shown = content(self.folder.path.name, page)
+            write_page(self.folder.path / REPORT_FILE, shown)
+        except Exception as error:
+            self.log.reporter.message(f"warning: {REPORT_FILE} was not written: {one_line(error)}")
 
     def _shipped(self) -> tuple[Result, Tensors]:
         """The weights that `run.ship` chooses, and their score. Every rank must call it."""

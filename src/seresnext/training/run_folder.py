@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from ..config import Config
-from ..files import write_json, writing
+from ..files import append_json, write_json, writing
 from .checkpoint import checkpoint_path
 from .lock import FolderLock
 
+EVENTS_FILE = "events.jsonl"
+
 
 class RunFolder:
-    """`--out`: config.json, metrics.jsonl, tensorboard/, checkpoints/, model/, logs/.
+    """`--out`: config.json, events.jsonl, metrics.jsonl, tensorboard/, checkpoints/, model/, logs/.
 
     While entered it is locked: a second run in the same folder is refused. Only rank 0 enters.
     """
@@ -38,6 +42,13 @@ class RunFolder:
 
     def checkpoint(self, step: int) -> Path:
         return checkpoint_path(self.checkpoints, step)
+
+    def record(self, event: Literal["started", "resumed", "stopped"], step: int) -> None:
+        """Append to `events.jsonl` what happened after `step` steps, for the report."""
+        with writing(self.path / EVENTS_FILE):
+            append_json(
+                self.path / EVENTS_FILE, {"event": event, "step": step, "time": time.time()}
+            )
 
     def write_config(self, config: Config) -> None:
         write_json(self.config, asdict(config))

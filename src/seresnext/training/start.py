@@ -78,6 +78,7 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
         writes = engine.rank == 0 and result is None
         if writes:
             folder.write_config(config)
+            folder.record("resumed" if checkpoint else "started", progress.step)
         batches = train_batches(
             Reader(source, config.data, BadImages(folder.bad_images)),
             config.augment,

@@ -81,7 +81,7 @@ def checkpoint_state(
 _ORDER_FIELDS = ("run.seed", "data.drop_last")
 """Fields that decide which sample is seen when: a run cannot continue under other values."""
 _FREE_FIELDS = (
-    *("run.out", "run.resume", "run.rank_timeout"),
+    *("run.out", "run.resume", "run.rank_timeout", "run.report"),
     *("data.workers", "data.root", "data.train", "data.val"),
 )
 """Fields that change nothing of the result; not worth a word when they differ."""

@@ -18,7 +18,7 @@ from ...config import EngineConfig, LossConfig, OptimConfig
 from ...errors import UserError
 from ...model.architecture import check_tensors, weight_shapes
 from ...model.spec import ModelSpec
-from ..base import EngineState
+from ..base import Activations, EngineState
 from ..common import World, all_sum, check_state, step_metrics
 from .distributed import from_first, gather, join, leave, world_from_environment
 from .loss import Normalise, TrainingLoss
@@ -79,6 +79,7 @@ class MindSporeEngine:
         def predict(images):  # type: ignore[no-untyped-def]
             return predictor(normalise(images))
 
+        self._predictor, self._normalise = predictor, normalise
         any_images = Tensor(shape=[None, None, None, 3], dtype=ms.uint8)
         self._predict = ms.enable_dynamic(images=any_images)(ms.jit(predict))
 
@@ -97,6 +98,13 @@ class MindSporeEngine:
             return np.zeros((0, self.spec.architecture.num_classes), np.float32)
         logits: NDArray[Any] = self._predict(Tensor(images)).asnumpy()
         return logits
+
+    def activations(self, images: NDArray[Any]) -> Activations:
+        """uint8 [N, H, W, 3] -> logits as `predict` gives, with what led to them; N at least 1."""
+        logits, features, gates = self._predictor.activations(self._normalise(Tensor(images)))
+        names = [block.name for block in self.spec.architecture.blocks()]
+        arrays = [tensor.astype(ms.float32).asnumpy() for tensor in (logits, features, *gates)]
+        return Activations(arrays[0], arrays[1], dict(zip(names, arrays[2:], strict=True)))
 
     def state_dict(self) -> EngineState:
         """Return a copy of the state on the host, in canonical names and order."""

@@ -77,6 +77,17 @@ class SEResNeXt(nn.Cell):
         for name, tensor in self.tensors.items():
             tensor.name = prefix + name  # the cells above have renamed it
 
+    def activations(self, x):  # type: ignore[no-untyped-def]
+        """Normalised images -> logits, last feature map, and the gates of every block, eagerly."""
+        x = _cast(x, self.half)
+        for layer in self.stem:
+            x = ops.relu(layer(x, False))
+        x, gates = self.max_pool(x), []
+        for block in self.blocks:
+            gates.append(block.branch(x, False)[1])
+            x = block(x, None, False)
+        return self.fc(mean_over_pixels(x)), x, gates
+
     def copy(self, prefix: str) -> SEResNeXt:
         """Return a copy of the network whose parameters' names have this prefix."""
         return SEResNeXt(self.arch, to_arrays(self.tensors), self.arithmetic, prefix)
@@ -134,13 +145,17 @@ class Bottleneck(nn.Cell):
             shortcut = self.pool(shortcut)
         if self.downsample is not None:
             shortcut = self.downsample(shortcut, training)
-        x = ops.relu(self.conv1(x, training))
-        x = ops.relu(self.conv2(x, training))
-        x = self.conv3(x, training)
-        gate = ops.sigmoid(self.fc2(ops.relu(self.fc1(mean_over_pixels(x)))))
+        x, gate = self.branch(x, training)
         if drop_path is not None:
             gate = gate * _reshape(_cast(drop_path, gate.dtype), (-1, 1))
         return ops.relu(shortcut + self.gate(x, gate))
+
+    def branch(self, x, training):  # type: ignore[no-untyped-def]
+        """The residual branch [B, C, H, W] before its gates, and the gates in 0..1, [B, C]."""
+        x = ops.relu(self.conv1(x, training))
+        x = ops.relu(self.conv2(x, training))
+        x = self.conv3(x, training)
+        return x, ops.sigmoid(self.fc2(ops.relu(self.fc1(mean_over_pixels(x)))))
 
 
 class ConvBN(nn.Cell):

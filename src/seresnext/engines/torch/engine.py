@@ -13,7 +13,7 @@ from ...batch import Batch
 from ...config import EngineConfig, LossConfig, OptimConfig
 from ...model.architecture import check_tensors, weight_shapes
 from ...model.spec import ModelSpec
-from ..base import EngineState
+from ..base import Activations, EngineState
 from ..common import World, all_sum, check_state, step_metrics
 from .devices import Setup, describe, prepare, resolve_device
 from .distributed import broadcast, gather, join, leave, world_from_environment
@@ -81,11 +81,18 @@ class TorchEngine:
 
     def predict(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, H, W, 3] -> float32 logits [N, K], any N; with the average if there is one."""
+        return self._fresh_predictor()(images)
+
+    def activations(self, images: NDArray[Any]) -> Activations:
+        """uint8 [N, H, W, 3] -> logits as `predict` gives, with what led to them."""
+        return self._fresh_predictor().activations(images)
+
+    def _fresh_predictor(self) -> Predictor:
         if self._predictor_is_stale:
             tensors = self._tensors if self._step is None else self._step.averaged
             self._predictor.refresh(tensors.views)
             self._predictor_is_stale = False
-        return self._predictor(images)
+        return self._predictor
 
     def state_dict(self) -> EngineState:
         """Return a copy of the state on the host, in canonical names and order."""

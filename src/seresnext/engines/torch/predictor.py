@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ...model.architecture import BN_EPS, Architecture, weight_shapes
+from ..base import Activations
 from .devices import Setup, Upload
 from .flat import Flat
 from .loss import Normalise
@@ -63,12 +65,39 @@ class Predictor:
         """uint8 [N, H, W, 3] -> float32 [N, K], any N."""
         if len(images) == 0:
             return np.zeros((0, self.arch.num_classes), np.float32)
+        return _array(self._run(self.network, images))
+
+    @torch.inference_mode()
+    def activations(self, images: NDArray[Any]) -> Activations:
+        """uint8 [N, H, W, 3] -> what `Activations` holds, N at least 1. Not compiled."""
+        outputs: dict[str, Tensor] = {}
+
+        def keep(name: str, module: nn.Module) -> RemovableHandle:
+            return module.register_forward_hook(lambda _, __, out: outputs.update({name: out}))
+
+        gates = [block.name for block in self.arch.blocks()]
+        hooks = [keep(name, self.network.get_submodule(f"{name}.se")) for name in gates]
+        hooks.append(keep("features", self.network.get_submodule(gates[-1])))
+        try:
+            logits = self._run(self.network.forward, images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return Activations(
+            _array(logits),
+            _array(outputs["features"]),
+            {name: _array(outputs[name][:, :, 0, 0]) for name in gates},
+        )
+
+    def _run(self, network: Callable[[Tensor], Tensor], images: NDArray[Any]) -> Tensor:
         pixels = self.upload({"images": images})["images"]
         autocast, device = self.setup.autocast, self.setup.device.type
         with torch.autocast(device, autocast, enabled=autocast is not None):
-            logits = self.network(self.normalise(pixels))
-        array: NDArray[Any] = logits.float().cpu().numpy()
-        return array
+            return network(self.normalise(pixels))
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    return np.asarray(tensor.float().cpu().numpy())
 
 
 def _convolution_of_bn(arch: Architecture) -> dict[str, str]:
