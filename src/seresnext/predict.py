@@ -77,7 +77,7 @@ def predict(
 
         def start() -> list[tuple[ImageLike, Future[NDArray[Any] | str]]]:
             chosen = itertools.islice(items, batch_size)
-            return [(item, pool.submit(_read, item, model)) for item in chosen]
+            return [(item, pool.submit(read_image, item, model)) for item in chosen]
 
         current = start()
         while current:
@@ -86,8 +86,8 @@ def predict(
             current = ahead
 
 
-def _read(item: ImageLike, model: Runtime) -> NDArray[Any] | str:
-    """The preprocessed pixels, uint8 [S, S, 3], or why there are none."""
+def read_image(item: ImageLike, model: Runtime) -> NDArray[Any] | str:
+    """Return the preprocessed pixels, uint8 [S, S, 3], or why there are none."""
     try:
         return preprocess(_pixels(item), model.spec.input)
     except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import metrics as reference
 
 from runs import evaluations, run_cli, train_arguments, write_images
@@ -270,6 +271,26 @@ def test_an_artifact_is_reported_without_maps(run: Path, tmp_path: Path) -> None
     assert "--out" in message
     message = run_cli("report", tmp_path / "m.onnx", "--out", tmp_path / "x.html", code=1).stderr
     assert "--data" in message
+
+
+def test_explain_writes_a_picture_of_each_image(run: Path, tmp_path: Path) -> None:
+    good = sorted((run.parent / "data/val/red").iterdir())[:2]
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    twin = tmp_path / good[0].name
+    twin.write_bytes(good[0].read_bytes())
+    done = run_cli("explain", run, *good, twin, bad, "--out", tmp_path / "maps", code=1)
+    names = [p.name for p in sorted((tmp_path / "maps").iterdir())]
+    assert names == sorted([*(f"{p.stem}.jpg" for p in good), f"{good[0].stem}-2.jpg"])
+    with Image.open(tmp_path / "maps" / names[0]) as picture:
+        assert picture.size == (768, 384)
+    assert "bad.png: cannot be read" in done.stderr
+    said = json.loads(run_cli("predict", run, good[0], "--json").stdout)["top"][0]
+    assert f"{said['class']} {said['probability']:.1%}" in done.stdout.splitlines()[0]
+    blue = run_cli("explain", run, good[0], "--class-name", "blue", "--out", tmp_path / "b").stdout
+    assert ": blue " in blue
+    refused = run_cli("explain", run, good[0], "--class-name", "pink", "--out", tmp_path, code=1)
+    assert "expected one of blue, green, red" in refused.stderr
 
 
 def test_a_report_that_fails_does_not_fail_the_run(

@@ -14,6 +14,7 @@ VERBS = {
     "evaluate": "accuracy of a run, model or artifact on a folder of images",
     "predict": "the most probable classes of images",
     "report": "a page about a run or model: curves, mistakes, calibration, activation maps",
+    "explain": "pictures of where the network sees a class",
     "export": "write an artifact for ONNX, OpenVINO, MindIR, AIR or torch, and compare it",
     "convert": "translate weights of timm, mindcv and the original zoo",
     "serve": "answer predictions over HTTP",

@@ -46,14 +46,13 @@ def overlay(image: NDArray[np.uint8], activation: NDArray[np.float32]) -> NDArra
     return np.asarray(np.rint(image * (1 - weight) + colour * weight), np.uint8)
 
 
-def encode(image: NDArray[np.uint8], side: int | None = None) -> bytes:
-    """Return a JPEG of uint8 [H, W, 3], `side` pixels wide and high where given."""
+def encode(image: NDArray[np.uint8], height: int) -> bytes:
+    """Return a JPEG of uint8 [H, W, 3], scaled to `height` pixels."""
     picture = Image.fromarray(image)
-    if side:
-        enlarge = (
-            Image.Resampling.NEAREST if side >= 2 * picture.width else Image.Resampling.LANCZOS
-        )
-        picture = picture.resize((side, side), enlarge)
+    if picture.height != height:
+        enlarged = height >= 2 * picture.height
+        filter = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
+        picture = picture.resize((round(picture.width * height / picture.height), height), filter)
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=85)
     return file.getvalue()

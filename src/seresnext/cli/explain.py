@@ -1,0 +1,52 @@
+"""`seresnext explain`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from ..errors import UserError, printable
+from .options import ComputeOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainArgs(ComputeOptions):
+    """Draw where the network sees a class: its exact activation map over each image.
+
+    For runs, model folders and weights; artifacts answer logits only.
+    """
+
+    model: tyro.conf.Positional[Path]
+    """Run folder, model folder or weights file."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files, or folders of them."""
+    out: Path
+    """Folder for the pictures: the image as the network sees it, and the map over it."""
+    class_name: str = ""
+    """The class to look for (default: the most probable one of each image)."""
+
+
+def run(argv: list[str]) -> int:
+    args = tyro.cli(ExplainArgs, args=argv, prog="seresnext explain")
+    if not args.images:
+        raise UserError("no image given; name at least one file or folder after the model")
+    from ..api import load
+    from ..data.sources import image_files
+    from ..report.explain import explain, write_picture
+
+    failed, used = 0, set[str]()
+    with load(args.model, engine=args.engine, device=args.device) as model:
+        for explanation in explain(model.runtime, image_files(args.images), args.class_name):
+            file = printable(str(explanation.file))
+            if explanation.error:
+                print(f"{file}: cannot be read: {explanation.error}", file=sys.stderr)
+                failed += 1
+                continue
+            path = write_picture(args.out, explanation, used)
+            print(
+                f"{file}: {printable(explanation.class_name)} {explanation.probability:.1%}: {path}"
+            )
+    return 1 if failed else 0
