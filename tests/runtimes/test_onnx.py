@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,6 +151,22 @@ def test_damaged_metadata_is_refused(path: Path, tmp_path: Path, text: str) -> N
         create_runtime(changed(path, tmp_path / "m.onnx", damage))
 
 
+def test_more_operators_than_the_network_has_are_refused(path: Path, tmp_path: Path) -> None:
+    def repeat(model: onnx.ModelProto) -> None:
+        relu = next(n for n in model.graph.node if n.op_type == "Relu")
+        model.graph.node.extend([relu] * 300_000)
+
+    with pytest.raises(UserError, match=r"operators, more than the network .* can have \(1000\)"):
+        create_runtime(changed(path, tmp_path / "m.onnx", repeat))
+
+
+def test_a_sparse_file_is_refused_unread(path: Path, tmp_path: Path) -> None:
+    large = changed(path, tmp_path / "m.onnx", lambda m: None)
+    os.truncate(large, 20 << 30)
+    with pytest.raises(UserError, match="larger than any network of this family"):
+        create_runtime(large)
+
+
 def test_a_model_that_breaks_the_rules_is_refused(path: Path, tmp_path: Path) -> None:
     changes: list[Callable[[onnx.ModelProto], object]] = [
         lambda m: m.graph.node[0].input.append("nowhere"),
@@ -158,6 +175,7 @@ def test_a_model_that_breaks_the_rules_is_refused(path: Path, tmp_path: Path) ->
         lambda m: m.graph.initializer[0].ClearField("raw_data"),
         lambda m: setattr(attribute(m, "group"), "i", 3),  # found when it is run
         lambda m: attribute(m, "pads").ints.__setitem__(1, 1 << 40),
+        lambda m: attribute(m, "pads").ints.__setitem__(1, 20_000),
     ]
     for change in changes:
         with pytest.raises(UserError, match=r"m\.onnx is no (valid|usable) "):

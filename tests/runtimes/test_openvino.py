@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -106,6 +107,24 @@ def test_expanding_entities_are_refused(path: Path) -> None:
     bomb = '<!DOCTYPE net [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;&a;">]>'
     path.write_text(path.read_text().replace("<net", f"{bomb}<net", 1))
     with pytest.raises(UserError, match="document type"):
+        create_runtime(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-7", "latin-1", "x-none"])
+def test_other_encodings_than_utf_8_are_refused(path: Path, encoding: str) -> None:
+    text = re.sub(r"^<\?xml.*?\?>", "", path.read_text())
+    declared = f'<?xml version="1.0" encoding="{encoding}"?>{text}'
+    data = declared.encode("ascii" if encoding == "x-none" else encoding, "replace")
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"is not in UTF-8|is no model"):
+        create_runtime(path)
+
+
+def test_a_huge_padding_is_refused(path: Path) -> None:
+    text = path.read_text()
+    assert 'pads_begin="3, 3"' in text or 'pads_begin="3,3"' in text
+    path.write_text(re.sub('pads_begin="3, ?3"', 'pads_begin="30000,30000"', text))
+    with pytest.raises(UserError, match="a kernel, stride or padding of 30000"):
         create_runtime(path)
 
 

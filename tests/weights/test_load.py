@@ -304,7 +304,7 @@ def test_timms_other_networks_are_refused_by_name(name: str | None, tmp_path: Pa
         (
             "config.json",
             '{"seresnext": {"input": {}, "architecture": {"layers": [1, 1, 1, 4000000000]}}}',
-            "expected four counts of 1 to 999",
+            "expected four counts of 1 to 128",
         ),
         (
             "config.json",

@@ -29,8 +29,8 @@ LAST_STRIDE = 32
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1
 """Weight of the new batch in the running statistics (torch's convention; MindSpore's 0.9)."""
-MAX_PARAMETERS = 2**29
-"""Largest network that is described: six times the family's largest, 2 GB in float32."""
+MAX_PARAMETERS = 2**28
+"""Largest network that is described: three times the family's largest, 1 GB in float32."""
 BUFFER_SUFFIXES = (".running_mean", ".running_var")
 
 
@@ -52,8 +52,8 @@ class Block:
 
 def four_counts(layers: tuple[int, ...]) -> tuple[int, ...]:
     """Blocks per stage."""
-    if len(layers) != len(STAGE_CHANNELS) or not all(1 <= n <= 999 for n in layers):
-        raise ValueError("four counts of 1 to 999")
+    if len(layers) != len(STAGE_CHANNELS) or not all(1 <= n <= 128 for n in layers):
+        raise ValueError("four counts of 1 to 128")
     return layers
 
 

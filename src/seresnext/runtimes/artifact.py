@@ -6,7 +6,7 @@ Also the checks that every runtime makes of a file before its framework reads it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..files import parse_json
+from ..model.architecture import MAX_PARAMETERS
 from ..model.spec import ModelSpec
 from ..schema import checked, from_dict
 from .formats import ArtifactPrecision
@@ -25,6 +26,12 @@ METADATA_KEY = "seresnext"
 """Name of the entry that holds the JSON."""
 INPUT_NAME = "pixel_values"
 OUTPUT_NAME = "logits"
+
+
+_MAX_FILE_BYTES = 4 * MAX_PARAMETERS + (64 << 20)
+_MAX_WINDOW = 16
+_OPERATORS_PER_BLOCK = 200
+"""int8 in OpenVINO has the most, because constants count."""
 
 
 @checked("")
@@ -69,24 +76,46 @@ class Artifact:
                 )
 
 
-def read_file(path: Path) -> bytes:
-    """The whole file. Raises UserError."""
+def read_file(path: Path, most: int = _MAX_FILE_BYTES) -> bytes:
+    """The whole file. Raises UserError if it has more than `most` bytes."""
     try:
+        if path.stat().st_size > most:
+            raise UserError(
+                f"{path} is larger than any network of this family ({most >> 20} MiB); refused"
+            )
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read model {path}: {error.strerror}") from None
 
 
-def refuse_unknown_operators(found: Iterable[str], known: frozenset[str], source: Path) -> None:
-    """Raise UserError unless all operators are among those that exports have.
+def check_operators(
+    found: Sequence[str], known: frozenset[str], artifact: Artifact, source: Path
+) -> None:
+    """Raise UserError unless all operators are among those that exports have, and not too many.
 
     None of those can loop, branch, or load code.
     """
+    most = _OPERATORS_PER_BLOCK * (sum(artifact.spec.architecture.layers) + 1)
+    if len(found) > most:
+        raise UserError(
+            f"{source} has {len(found)} operators, more than the network in its metadata can have "
+            f"({most}); refused"
+        )
     unknown = sorted(set(found) - known)
     if unknown:
         raise UserError(
             f"{source} has operators that no export of this package has "
             f"({', '.join(unknown[:5])}); refused"
+        )
+
+
+def check_windows(sizes: Iterable[int], source: Path) -> None:
+    """Raise UserError for a kernel, stride or padding that no export has: it costs memory."""
+    largest = max(sizes, default=0)
+    if largest > _MAX_WINDOW:
+        raise UserError(
+            f"{source} is no usable network: it has a kernel, stride or padding of {largest}, and "
+            f"this family at most {_MAX_WINDOW}"
         )
 
 

@@ -26,9 +26,9 @@ from ..protobuf import field
 from .artifact import (
     METADATA_KEY,
     Artifact,
+    check_operators,
     read_artifact,
     read_file,
-    refuse_unknown_operators,
 )
 from .base import predict_in_pieces
 
@@ -129,7 +129,7 @@ def _read(path: Path) -> tuple[bytes, Artifact]:
     plain = data.removesuffix(ours)
     if len(plain) == len(data) or hashlib.sha256(plain).hexdigest() != digest:
         raise UserError(f"{path} is not as it was written (its SHA-256 differs); export it again")
-    _check_graph(model, path)
+    _check_graph(model, artifact, path)
     artifact.check_shapes(path, *(_shape(v) for v in (model.graph.input, model.graph.output)))
     return data, artifact
 
@@ -150,13 +150,13 @@ def user_info(model: mind_ir_pb2.ModelProto) -> dict[str, str]:
     return dict(entries) if hasattr(entries, "items") else {e.key: e.value for e in entries}
 
 
-def _check_graph(model: mind_ir_pb2.ModelProto, path: Path) -> None:
+def _check_graph(model: mind_ir_pb2.ModelProto, artifact: Artifact, path: Path) -> None:
     """Raise UserError for an operator, a function or a weight that no export writes."""
     graph = model.graph
     operators = {f"REF::{p.name}": p.op_type for p in model.primitives}
     found = [operators.get(node.op_type, node.op_type) for node in graph.node]
     everything = [*found, *operators.values(), *(f"function {f.name}" for f in model.functions)]
-    refuse_unknown_operators(everything, frozenset(_OPERATORS), path)
+    check_operators(everything, frozenset(_OPERATORS), artifact, path)
     known = {value.name for value in (*graph.input, *graph.parameter)}
     for node, operator in zip(graph.node, found, strict=True):
         if len(node.input) < _OPERATORS[operator] or not known.issuperset(node.input):

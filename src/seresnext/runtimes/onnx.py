@@ -17,9 +17,10 @@ from .artifact import (
     METADATA_KEY,
     OUTPUT_NAME,
     Artifact,
+    check_operators,
+    check_windows,
     read_artifact,
     read_file,
-    refuse_unknown_operators,
 )
 from .base import describe_cpu_threads, predict_in_pieces
 
@@ -39,6 +40,9 @@ _OPERATORS = frozenset(
     QuantizeLinear Relu Sigmoid Transpose
     """.split()
 )
+
+
+_WINDOWS = ("kernel_shape", "strides", "pads", "dilations")
 
 
 class OnnxRuntime:
@@ -89,17 +93,19 @@ def _read(path: Path) -> tuple[bytes, Artifact]:
         raise UserError(
             f"{path} is damaged: not a whole ONNX model ({len(data)} bytes); export it again"
         ) from None
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    artifact = read_artifact(entries.get(METADATA_KEY), path)
     operators = [f"{n.domain}:{n.op_type}".removeprefix(":") for n in model.graph.node]
     operators += [f"function {function.name}" for function in model.functions]
-    refuse_unknown_operators(operators, _OPERATORS, path)
+    check_operators(operators, _OPERATORS, artifact, path)
+    attributes = [a for node in model.graph.node for a in node.attribute]
+    check_windows((n for a in attributes if a.name in _WINDOWS for n in a.ints), path)
     outside = next((t.name for t in _tensors(model.graph) if _is_external(t)), None)
     if outside is not None:
         raise UserError(
             f"{path} keeps its weights in other files (tensor {outside!r}), which is refused: the "
             "file could name any path on this machine; expected one file with everything inside"
         )
-    entries = {entry.key: entry.value for entry in model.metadata_props}
-    artifact = read_artifact(entries.get(METADATA_KEY), path)
     try:
         onnx.checker.check_model(data)
     except (onnx.checker.ValidationError, ValueError) as error:

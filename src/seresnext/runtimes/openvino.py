@@ -18,15 +18,18 @@ from .artifact import (
     METADATA_KEY,
     OUTPUT_NAME,
     Artifact,
+    check_operators,
+    check_windows,
     read_artifact,
     read_file,
-    refuse_unknown_operators,
 )
 from .base import describe_cpu_threads
 
 WEIGHTS_KEY = "weights_sha256"
 """Metadata beside `METADATA_KEY`: the SHA-256 of the .bin that belongs to the .xml."""
 
+_WINDOWS = ("kernel", "strides", "pads_begin", "pads_end", "dilations")
+_MAX_XML_BYTES = 64 << 20
 _PIECE = 8
 """Images computed together if there are many. At 32 px two to three times as fast as single images,
 since the weights are read once; at 224 px equally fast (docs/benchmarks.md)."""
@@ -116,18 +119,15 @@ def _choose(core: ov.Core, device: str) -> str:
 
 def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Artifact]:
     """The network and its metadata, with both files checked. Raises UserError."""
-    xml = read_file(path)
-    if re.search(rb"<!(DOCTYPE|ENTITY)", xml):
-        raise UserError(f"{path} holds a document type, which no OpenVINO IR does; refused")
-    try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError as error:
-        raise UserError(f"{path} is damaged: {error}; export it again") from None
-    layers = [layer.get("type", "") for layer in root.iter("layer")]
-    refuse_unknown_operators(layers, _OPERATORS, path)
+    xml = read_file(path, _MAX_XML_BYTES)
+    root = _parse(xml, path)
     info = root.find("rt_info")
     entries = {} if info is None else {e.tag: e.get("value") for e in info}
     artifact = read_artifact(entries.get(METADATA_KEY), path)
+    layers = [layer.get("type", "") for layer in root.iter("layer")]
+    check_operators(layers, _OPERATORS, artifact, path)
+    windows = " ".join(data.get(name, "") for data in root.iter("data") for name in _WINDOWS)
+    check_windows(map(int, re.findall(r"\d{1,18}", windows)), path)
     weights = read_file(path.with_suffix(".bin"))
     if hashlib.sha256(weights).hexdigest() != entries.get(WEIGHTS_KEY):
         raise UserError(
@@ -141,6 +141,23 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Artifact]:
         raise UserError(f"{path} is no usable OpenVINO IR: {one_line(error)}") from None
     artifact.check_shapes(path, *(_per_image(shape) for shape in shapes))
     return model, artifact
+
+
+def _parse(xml: bytes, path: Path) -> ElementTree.Element:
+    """The document, which must be UTF-8 for both parsers. Raises UserError."""
+    try:
+        text = xml.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = ""
+    declared = re.match(r"<\?xml[^>]*\bencoding\s*=\s*[\"']([^\"'>]*)", text)
+    if not text or (declared and declared[1].lower() not in ("utf-8", "us-ascii")):
+        raise UserError(f"{path} is not in UTF-8, as every OpenVINO IR is; refused")
+    if re.search(r"<!(DOCTYPE|ENTITY)", text):
+        raise UserError(f"{path} holds a document type, which no OpenVINO IR does; refused")
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise UserError(f"{path} is damaged: {error}; export it again") from None
 
 
 def _per_image(shape: ov.PartialShape) -> tuple[int, ...]:

@@ -95,7 +95,14 @@ def _read(path: Path) -> tuple[ExportedNetwork, Artifact]:
             network.load_state_dict(state)
     except OSError as error:
         raise UserError(f"cannot read model {path}: {error.strerror}") from None
-    except (zipfile.BadZipFile, KeyError, IndexError, TypeError, ValueError, EOFError) as error:
+    except (
+        zipfile.BadZipFile,
+        LookupError,
+        TypeError,
+        ValueError,
+        EOFError,
+        RuntimeError,
+    ) as error:
         raise UserError(
             f"{path} is damaged or no archive of `seresnext export --format torch` "
             f"({one_line(error, 200)}); export it again"
