@@ -22,6 +22,7 @@ OWN_NEUTRAL = {
     "console",
     "errors",
     "files",
+    "frameworks",
     "machine",
     "model",
     "protobuf",

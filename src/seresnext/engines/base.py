@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..batch import Batch
 from ..config import EngineConfig, LossConfig, OptimConfig
-from ..errors import UserError
+from ..frameworks import load_module
 from ..model.spec import ModelSpec
 
 Tensors = dict[str, NDArray[Any]]
@@ -139,12 +138,6 @@ def create_engine(
     is imported here; if it is missing, UserError names the extra to install.
     """
     module_name, class_name = _ENGINES[engine.name]
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(
-            f"the {engine.name} engine cannot be loaded ({error}); "
-            f"install it with: pip install 'seresnext[{engine.name}]'"
-        ) from error
+    module = load_module(module_name, engine.name, f"the {engine.name} engine")
     built: Engine = getattr(module, class_name)(spec, weights, engine, optim, loss)
     return built

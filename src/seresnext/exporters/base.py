@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from ..frameworks import load_module
 from ..runtimes.artifact import Artifact
-from ..runtimes.formats import Format, load_module
+from ..runtimes.formats import Format
 
 
 class Exporter(Protocol):

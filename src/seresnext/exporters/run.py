@@ -18,9 +18,10 @@ from ..config import EngineConfig
 from ..engines.base import create_engine
 from ..errors import UserError
 from ..files import folder_beside
+from ..frameworks import load_module
 from ..runtimes.artifact import Artifact
 from ..runtimes.base import Runtime, open_artifact
-from ..runtimes.formats import FORMATS, INT8_EXTRA, Format, load_module
+from ..runtimes.formats import FORMATS, INT8_EXTRA, Format
 from ..weights.trained import load_trained
 from .base import load_exporter
 from .comparison import Comparison, compare

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from ..config import EngineConfig, EngineName
 from ..engines.base import create_engine
 from ..errors import UserError, one_line
+from ..frameworks import load_module
 from ..model.spec import ModelSpec
 from ..weights.trained import load_trained
-from .formats import Format, load_module, recognise
+from .formats import Format, recognise
 
 
 @runtime_checkable

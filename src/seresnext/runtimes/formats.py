@@ -6,11 +6,10 @@ and `exporters/<name>.py` with the functions of `exporters.base.Exporter`.
 
 from __future__ import annotations
 
-import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..errors import UserError
 
@@ -125,14 +124,3 @@ def recognise(path: Path) -> Format:
         f"{path} is no model that can be run{hint}; expected a run or model folder, or an artifact "
         f"written by `seresnext export` ({', '.join(f.suffix for f in runnable)})"
     )
-
-
-def load_module(name: str, extra: str) -> Any:
-    """Import a module of a format. Raises UserError naming the extra if a package is missing."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"{name} cannot be loaded ({error}); install what it needs with: "
-            f"pip install 'seresnext[{extra}]'"
-        ) from error
