@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,16 @@ from filelock import FileLock
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from runs import Run, digest, run_cli, run_process, train_arguments, write_images
+
+
+def pytest_configure() -> None:
+    """Let commands that tests start be ended by signals.
+
+    A shell starts what runs in its background, or under nohup, with signals ignored, and that is
+    inherited.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
