@@ -120,7 +120,7 @@ class TestPredict:
             assert "expected uint8 [height, width, 3]" in answers[3].error
             with pytest.raises(UserError, match=r"none\.jpg: No such file"):
                 model.predict(workspace / "none.jpg")
-            with pytest.raises(UserError, match="--top and --batch-size: expected 1"):
+            with pytest.raises(UserError, match="--top: expected 1 or more"):
                 model.predict(good, top=0)
 
     def test_logits_are_those_of_the_runtime(self, workspace: Path) -> None:

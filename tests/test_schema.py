@@ -109,7 +109,7 @@ def test_a_network_is_refused_by_its_cost() -> None:
 
 def test_a_batch_is_refused_by_its_memory() -> None:
     config = Config()
-    with pytest.raises(UserError, match=r"run.batch_size: expected a batch of at most 8 GiB"):
+    with pytest.raises(UserError, match=r"run.batch_size: expected 1 to 57065 images"):
         replace(config, run=replace(config.run, batch_size=10**6)).check()
 
 

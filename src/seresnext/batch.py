@@ -7,6 +7,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import UserError
+
+MAX_BATCH_BYTES = 8 << 30
+"""Of pixels: 57,000 images at 224 px."""
+
+
+def check_batch_size(images: int, side: int, name: str) -> None:
+    """Raise UserError, naming the option `name`, for a batch of no or far too many images."""
+    most = MAX_BATCH_BYTES // (3 * side**2)
+    if not 1 <= images <= most:
+        raise UserError(f"{name}: expected 1 to {most} images of {side} px, got {images}")
+
 
 @dataclass(frozen=True)
 class Batch:

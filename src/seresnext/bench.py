@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import resource
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .batch import check_batch_size
 from .config import EngineName
 from .errors import UserError, printable
 from .machine import describe_cpu
@@ -82,8 +84,9 @@ def bench_infer(
     """
     if not models:
         raise UserError("no model given; name at least one run, model folder or artifact")
-    if min((rounds, *batch_sizes)) < 1 or seconds <= 0 or threads < 0:
+    if min((rounds, *batch_sizes)) < 1 or not 0 < seconds < math.inf or threads < 0:
         raise UserError("--batch-sizes, --rounds and --seconds: expected positive numbers")
+    check_batch_size(max(batch_sizes, default=1), 32, "--batch-sizes")
     context = multiprocessing.get_context("spawn")
     workers: list[tuple[Any, Connection]] = []
     try:

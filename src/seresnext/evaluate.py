@@ -11,11 +11,10 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from .batch import Batch
+from .batch import Batch, check_batch_size
 from .config import DataConfig
 from .data.loader import Reader, Share, eval_batches
 from .data.sources import open_evaluation
-from .errors import UserError
 from .runtimes.base import Runtime
 from .training.metrics import Metrics, MetricSums
 
@@ -61,8 +60,7 @@ def evaluate_folder(
     model's class names. Raises UserError for a folder of another layout and, unless
     `on_bad_image` is "skip", for an unreadable image.
     """
-    if batch_size < 1:
-        raise UserError(f"--batch-size: expected 1 or more, got {batch_size}")
+    check_batch_size(batch_size, model.spec.input.image_size, "--batch-size")
     source = open_evaluation(Path(data), model.spec.class_names)
     reader = Reader(source, DataConfig(workers=workers, on_bad_image=on_bad_image))
     with closing(eval_batches(reader, model.spec.input, Share(batch_size))) as batches:

@@ -7,14 +7,18 @@ reader of the output, such as `head`, has ended (128 + SIGPIPE, as the shell has
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Callable
 
 from .console import guarded_output, open_standard_streams
-from .errors import UserError, printable
+from .errors import UserError, one_line, printable
 from .launch.ranks import report_exit
 from .training.interrupt import INTERRUPTED_EXIT, Interrupted
+
+_LACKS_MEMORY = re.compile("out of memory|(can't|failed to|cannot) allocate", re.I)
+"""In the RuntimeErrors of frameworks."""
 
 
 def run_command(program: str, main: Callable[[list[str]], int], arguments: list[str]) -> int:
@@ -37,8 +41,17 @@ def run_command(program: str, main: Callable[[list[str]], int], arguments: list[
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         code, line = 1, f"{program}: error: {error.strerror or error}{where}"
-    except MemoryError as error:
-        code, line = 1, f"{program}: error: out of memory (MemoryError: {error})"
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _LACKS_MEMORY.search(str(error)):
+            raise
+        what = one_line(error, 120)
+        code, line = (
+            1,
+            (
+                f"{program}: error: out of memory ({type(error).__name__}: {what}); a smaller "
+                "--batch-size needs less"
+            ),
+        )
     if line:
         with guarded_output(survives=True):
             print(printable(line), file=sys.stderr)

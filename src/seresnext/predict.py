@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .batch import check_batch_size
 from .config import DataConfig
 from .data.decode import ImageError, decode_image, decode_pillow
 from .data.preprocess import preprocess
@@ -70,8 +71,9 @@ def predict(
     its error and does not affect the others. Raises UserError for `top` or `batch_size` below 1 and
     for a model that answers NaN.
     """
-    if top < 1 or batch_size < 1:
-        raise UserError("--top and --batch-size: expected 1 or more")
+    if top < 1:
+        raise UserError(f"--top: expected 1 or more, got {top}")
+    check_batch_size(batch_size, model.spec.input.image_size, "--batch-size")
     items = iter(images)
     with ThreadPoolExecutor(_AHEAD) as pool:
 

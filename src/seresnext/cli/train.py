@@ -14,6 +14,10 @@ from ..config.recipes import recipe
 from ..errors import UserError
 from ..launch.processes import launch
 from ..launch.ranks import rank, rank_output, report_exit, world_size
+from ..machine import usable_cores
+
+_MIN_NPROC = 16
+"""Processes that may be asked for on the smallest machine: it may have as many GPUs."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,9 @@ def run(argv: list[str]) -> int:
     base = TrainArgs(settings=_base_config(argv))
     args = tyro.cli(TrainArgs, args=argv, default=base, prog="seresnext train")
     config = resolve(args)
-    if args.nproc < 1:
-        raise UserError(f"--nproc: expected 1 or more, got {args.nproc}")
+    most = max(_MIN_NPROC, 4 * usable_cores())
+    if not 1 <= args.nproc <= most:
+        raise UserError(f"--nproc: expected 1 to {most} on this machine, got {args.nproc}")
     if args.nproc > 1:
         if world_size() > 1:
             raise UserError(

@@ -12,6 +12,7 @@ from typing import Any, TypedDict, Unpack
 
 from pydantic import Field
 
+from ..batch import check_batch_size
 from ..errors import UserError
 from ..schema import checked
 from .groups import (
@@ -46,8 +47,6 @@ SHORT_NAMES = {
 }
 """Short name -> field, for the fields that change most; `epochs` is a number of epochs."""
 
-_MAX_BATCH_BYTES = 8 << 30
-"""57,000 images at 224 px."""
 Group = Mapping[str, Any]
 
 
@@ -139,6 +138,9 @@ class Config:
         """
         self.model.architecture(1)
         self.augment.input_spec()
+        check_batch_size(self.run.batch_size, self.augment.image_size, "run.batch_size")
+        eval_size = self.run.eval_batch_size or self.run.batch_size
+        check_batch_size(eval_size, self.augment.input_spec().image_size, "run.eval_batch_size")
         augment, optim, engine, batch_size = (
             self.augment,
             self.optim,
@@ -155,12 +157,6 @@ class Config:
             (
                 batch_size % optim.accumulate == 0,
                 *("optim.accumulate", f"a divisor of run.batch_size ({batch_size})"),
-            ),
-            (
-                3 * batch_size * augment.image_size**2 <= _MAX_BATCH_BYTES,
-                "run.batch_size",
-                f"a batch of at most {_MAX_BATCH_BYTES >> 30} GiB of pixels, "
-                f"at {augment.image_size} px {_MAX_BATCH_BYTES // (3 * augment.image_size**2)}",
             ),
             (
                 batch_size % 2 == 0 or not mixing,

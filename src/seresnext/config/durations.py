@@ -10,7 +10,9 @@ from pydantic import AfterValidator
 
 _MOST = 1e15
 """Epochs, steps or images: whole numbers of steps stay exact."""
-_PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(epochs?|ep|steps?|images?)\s*", re.I)
+_PATTERN = re.compile(
+    r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(epochs?|ep|steps?|images?)\s*", re.I
+)
 
 
 def duration_steps(text: str, steps_per_epoch: float, global_batch: int) -> float:

@@ -103,8 +103,8 @@ def _check(out: Path, options: ExportOptions) -> Format:
     if options.with_preprocessing and not format.preprocessing:
         able = ", ".join(f.name for f in FORMATS.values() if f.preprocessing)
         raise UserError(f"--with-preprocessing: not for {format.name}; expected one of {able}")
-    if options.max_drop < 0 or options.max_images < 0:
-        raise UserError("--max-drop and --max-images: expected 0 or more")
+    if not 0 <= options.max_drop <= 100 or options.max_images < 0:
+        raise UserError("--max-drop: expected 0 to 100; --max-images: expected 0 or more")
     return format
 
 
