@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from runs import Run, checkpoint, evaluations, refused, run_cli, train_arguments
 from seresnext.files import to_json
-from seresnext.model.saved_model import write_safetensors
+from seresnext.tensors import write_safetensors
 from seresnext.training.metrics import Metrics, metrics_from
 
 MODEL = "model/model.safetensors"
@@ -133,6 +133,24 @@ class TestTheShippedModel:
         metrics = json.loads(run_cli("evaluate", out, "--data", images, "--json").stdout)
         assert metrics["top1"] == best["val/top1"]
 
+    def test_is_the_last_where_the_best_is_damaged(self, images: Path, tmp_path: Path) -> None:
+        out = tmp_path / "run"
+        more = ("--optim.lr-per-256", 0, "--run.eval-every", "2 steps")
+        run_cli(*train_arguments(images, out, 6, 4, *more))
+        best = int(str(result(out)["model_step"]))
+        assert best < 6
+        shutil.rmtree(out / "model")
+        (checkpoint(out, best) / "model.safetensors").write_bytes(b"damaged")
+        shown = run_cli(*train_arguments(images, out, 6, 4, *more)).stdout
+        assert "warning: the best weights cannot be had: checkpoint file" in shown
+        assert (result(out)["ship"], result(out)["model_step"]) == ("last", 6)
+
+    def test_best_needs_validation_images(self, images: Path, tmp_path: Path) -> None:
+        arguments = train_arguments(images, tmp_path / "run", 2, 4, "--run.ship", "best")
+        data = arguments.index("--data")
+        arguments[data : data + 2] = ["--train-data", str(images / "train")]
+        assert "run.ship: best needs validation images" in refused(*arguments)
+
     def test_average_needs_one(self, images: Path, tmp_path: Path) -> None:
         arguments = train_arguments(images, tmp_path, 8, 4, "--run.ship", "average")
         assert "run.ship: expected best or last" in refused(*arguments)
@@ -148,7 +166,9 @@ VERBS = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("what", ["interrupted", "checkpoint"])
+@pytest.mark.parametrize(
+    "what", ["interrupted", pytest.param("checkpoint", marks=pytest.mark.slow)]
+)
 def test_every_verb_takes_an_interrupted_run_and_a_checkpoint(
     images: Path,
     copy: Path,
@@ -168,7 +188,7 @@ def test_every_verb_takes_an_interrupted_run_and_a_checkpoint(
     assert (said in caplog.text) == (what == "interrupted")
 
 
-@pytest.mark.parametrize("umask", [0o027, 0o002])
+@pytest.mark.parametrize("umask", [0o027, pytest.param(0o002, marks=pytest.mark.slow)])
 def test_files_have_the_modes_that_the_umask_leaves(
     images: Path, tmp_path: Path, umask: int
 ) -> None:

@@ -204,17 +204,25 @@ class Run:
         step, average, choice = progress.step, bool(state.ema), self.config.run.ship
         metrics = progress.last_metrics if progress.evaluated_step == step else None
         if choice in ("auto", "best") and progress.best_step is not None:
-            weights = state.ema or state.model
-            if progress.best_step != step and self.writes:
-                best = load_checkpoint(self.folder.checkpoint(progress.best_step)).tensors
-                weights = best.get("ema") or best["model"]
-            return Result(step, "best", progress.best_step, progress.best_metrics), weights
+            try:
+                return self._best(progress.best_step, state)
+            except UserError as error:
+                self.log.reporter.message(f"warning: the best weights cannot be had: {error}")
+                choice = "average"  # or the last ones: those that the last evaluation saw
         if choice != "last" and average:
             return Result(step, "average", step, metrics), state.ema
         if average and self.val_source:  # evaluations were the average's
             self.engine.load_state_dict(replace(state, ema=state.model))
             metrics = self._evaluate(self.val_source)
         return Result(step, "last", step, metrics), state.model
+
+    def _best(self, best_step: int, state: EngineState) -> tuple[Result, Tensors]:
+        """The best weights, which only rank 0 reads. Raises UserError where they are damaged."""
+        weights = state.ema or state.model
+        if best_step != self.progress.step and self.writes:
+            best = load_checkpoint(self.folder.checkpoint(best_step)).tensors
+            weights = best.get("ema") or best["model"]
+        return Result(self.progress.step, "best", best_step, self.progress.best_metrics), weights
 
     def _ending(self, result: Result) -> Iterator[str]:
         """Why the run ended early, and which model is written."""

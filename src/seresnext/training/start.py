@@ -44,6 +44,10 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
     with ExitStack() as stack:
         stack.enter_context(guarded_output(survives=True))
         source, val_source = open_splits(config.data)
+        if config.run.ship == "best" and val_source is None:
+            raise UserError(
+                "run.ship: best needs validation images; give --val-data, or choose last or average"
+            )
         spec = ModelSpec(
             config.model.architecture(len(source.class_names)),
             source.class_names,
