@@ -13,12 +13,22 @@ from seresnext.exporters import onnx as onnx_export
 from serve.servers import Server, serving
 
 
+def write(path: Path, image_size: int) -> Path:
+    spec = tiny_spec(image_size)
+    described = artifact(spec)
+    onnx_export.write(onnx_export.build(described, random_weights(spec)), described, path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("serve") / "tiny.onnx"
-    described = artifact(tiny_spec())
-    onnx_export.write(onnx_export.build(described, random_weights(tiny_spec())), described, path)
-    return path
+    return write(tmp_path_factory.mktemp("serve") / "tiny.onnx", 32)
+
+
+@pytest.fixture(scope="session")
+def slow_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Takes some tenths of a second for an image."""
+    return write(tmp_path_factory.mktemp("serve") / "slow.onnx", 256)
 
 
 @pytest.fixture(scope="session")

@@ -61,10 +61,10 @@ class Server:
         found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
-    def memory(self) -> int:
-        """Resident bytes of the process."""
+    def peak_memory(self) -> int:
+        """The most resident bytes of the process so far."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) * 1024
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
     def stop(self) -> subprocess.CompletedProcess[str]:
         """Ask it to end; what it printed, and its exit code."""
@@ -94,7 +94,7 @@ def serving(*arguments: object, **environment: str) -> Iterator[Server]:
             assert done.stderr == "", done.stderr
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def _live(server: Server) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,28 @@ def test_the_page_for_browsers(server: Server) -> None:
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert server.call("GET", "/assets/index.html")[2] == content
     assert server.call("GET", "/assets/../app.py")[0] == 404
+
+
+def test_metrics(server: Server) -> None:
+    before = {
+        name: server.metric(name)
+        for name in (
+            'seresnext_images_total{model="tiny"}',
+            'seresnext_requests_total{route="predict",status="400"}',
+            'seresnext_errors_total{kind="invalid"}',
+            'seresnext_request_seconds_count{route="predict"}',
+            'seresnext_batch_images_sum{model="tiny"}',
+        )
+    }
+    server.json("POST", "/predict", encoded(IMAGE))
+    server.refused("POST", "/predict", b"<html>")
+    steps = [server.metric(name) - value for name, value in before.items()]
+    assert steps == [1, 1, 1, 2, 1]
+    assert server.metric("seresnext_queue_images") == 0
+    status, headers, content = server.call("GET", "/metrics")
+    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    line = r'(# (HELP|TYPE) seresnext_\w+ .+|seresnext_\w+({\w+="[^"\\]*"(,\w+="[^"\\]*")*})? \S+)'
+    assert all(re.fullmatch(line, text) for text in content.decode().splitlines())
 
 
 class TestCommand:

@@ -19,7 +19,7 @@ _RANGES = {
     "max_batch": (1, 1024),
     "max_delay_ms": (0, 10_000),
     "queue": (1, 100_000),
-    "max_body": (1, 2048),
+    "max_body": (0.001, 2048),
     "max_pixels": (1, 1_000_000_000),
     "deadline": (0.01, 3600),
     "client_deadline": (0.01, 3600),
