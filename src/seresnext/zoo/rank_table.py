@@ -128,6 +128,7 @@ _EXPECTED = {
     "dataclass_type": "a group in braces",
     "list_type": "a list with at least one entry",
     "string_type": "a string in quotes",
+    "string_unicode": "a string in Unicode",
     "too_short": "a list with at least one entry",
     "tuple_type": "a list with at least one entry",
 }
@@ -145,7 +146,9 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "literal_error":
         expected = context["expected"].replace("'", '"')
     else:
-        expected = _EXPECTED.get(first["type"]) or str(context["error"])
+        expected = _EXPECTED.get(first["type"]) or str(
+            context.get("error", "a value of another kind")
+        )
     return f"{place}: expected {expected}, got {_short(first['input'])}"
 
 
