@@ -126,10 +126,11 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("places", "message"),
     [
-        ({"x": "../outside.safetensors"}, "names a file outside its folder"),
-        ({"x": "absent.safetensors"}, "absent.safetensors: No such file"),
+        ({"x": "../outside.safetensors"}, "which is no file in its folder"),
+        ({"x": "absent.safetensors"}, "names 'absent.safetensors', which is no file"),
+        ({"x": "a\ud800"}, "which is no file in its folder"),
         ({"x": "model-00001-of-00002.safetensors"}, "names entries that its files lack: x"),
-        ({"x": "model.safetensors.index.json"}, "names a file outside its folder"),
+        ({"x": "model.safetensors.index.json"}, "which is no file in its folder"),
         ({"x": 5}, "is no index"),
     ],
 )

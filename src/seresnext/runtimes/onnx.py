@@ -77,7 +77,13 @@ class OnnxRuntime:
 
     def _run(self, images: NDArray[Any]) -> NDArray[Any]:
         pixels = self.artifact.pixel_values(images)
-        logits: NDArray[Any] = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
+        try:
+            logits: NDArray[Any] = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
+        except Exception as error:  # such as shapes that fit one image only
+            raise UserError(
+                f"the ONNX model cannot be run on {len(images)} images: {one_line(error)}; export "
+                "it again"
+            ) from None
         return logits
 
     def close(self) -> None:

@@ -219,10 +219,11 @@ def _read_shards(index: Path) -> tuple[dict[str, Entry], list[str], None]:
     if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
         raise UserError(f"{index} is no index: expected a weight_map of names and files")
     entries: dict[str, Entry] = {}
+    beside = {path.name for path in index.parent.iterdir()}
     files = sorted(set(places.values()))
     for name in files:
-        if name != Path(name).name or name.endswith(_INDEX):
-            raise UserError(f"{index} names a file outside its folder: {name!r}; refused")
+        if name not in beside or name.endswith(_INDEX):
+            raise UserError(f"{index} names {name!r}, which is no file in its folder")
         found, _, _ = _read_entries(index.parent / name)
         entries |= {entry: found[entry] for entry in found if places.get(entry) == name}
     missing = sorted(set(places) - set(entries))
