@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,8 +14,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from runs import Run, checkpoint, evaluations, refused, run_cli, train_arguments
+from seresnext.config import load_config
+from seresnext.data.sources import open_splits
 from seresnext.files import to_json
 from seresnext.tensors import write_safetensors
+from seresnext.training.log import LineReporter
+from seresnext.training.loop import train
 from seresnext.training.metrics import Metrics, metrics_from
 
 MODEL = "model/model.safetensors"
@@ -241,3 +246,37 @@ def test_metrics_survive_strict_json() -> None:
     metrics = Metrics(0.5, 1.0, float("nan"), 3, 0, 1.5, ("a.png",))
     again = metrics_from(json.loads(to_json(metrics.to_dict()), parse_constant=pytest.fail))
     assert str(again) == str(metrics)
+
+
+class Meddling(LineReporter):
+    """Changes an image as soon as training starts."""
+
+    def __init__(self, image: Path) -> None:
+        super().__init__(io.StringIO())
+        self.image = image
+
+    def started(self, step: int, total_steps: int, steps_per_epoch: float) -> None:
+        super().started(step, total_steps, steps_per_epoch)
+        with self.image.open("ab") as file:
+            file.write(b"more")
+
+
+def test_the_fingerprint_is_that_of_the_start(images: Path, one: Run, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(images, tmp_path / "images"))
+    config = load_config(one.folder / "config.json").replace(
+        data=str(data), out=str(tmp_path / "run")
+    )
+    config = config.replace(run={"duration": "1 steps"})
+    before = open_splits(config.data)[0].fingerprint()
+    train(config, Meddling(data / "train" / "red" / "0.png"))
+    state = json.loads((checkpoint(tmp_path / "run", 1) / "state.json").read_text())
+    assert state["data_fingerprint"] == before
+    assert open_splits(config.data)[0].fingerprint() != before
+
+
+def test_a_limit_of_the_engine_is_found_before_anything_is_made(
+    images: Path, tmp_path: Path
+) -> None:
+    line = refused(*train_arguments(images, tmp_path / "run", 1, 1))
+    assert "leave batch norm one value per channel" in line
+    assert not (tmp_path / "run").exists()

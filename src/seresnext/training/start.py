@@ -18,10 +18,11 @@ from ..data.sources import open_splits
 from ..engines.base import Engine, EngineState, create_engine
 from ..errors import UserError
 from ..launch.heartbeat import Watch
+from ..launch.ranks import world_size
 from ..model.init import init_weights
 from ..model.spec import ModelSpec
 from ..weights.load import pretrained_weights
-from .checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, newest_checkpoint
 from .interrupt import Interrupt
 from .log import Reporter
 from .plan import Plan, make_plan
@@ -53,12 +54,14 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
             source.class_names,
             config.augment.input_spec(),
         )
+        folder = RunFolder(config.run.out, reporter.message)
+        if not list_checkpoints(folder.checkpoints):  # else the global batch is the checkpoint's
+            make_plan(config, len(source), world_size(), config.run.batch_size * world_size())
         weights = start_weights(config, spec, reporter)
         engine = create_engine(spec, weights, config.engine, config.optim, config.loss)
         stack.callback(engine.close)
         timeout = config.run.rank_timeout
         stack.enter_context(Watch(engine.rank, engine.world_size, engine.all_sum, timeout))
-        folder = RunFolder(config.run.out, reporter.message)
         if engine.rank == 0:
             stack.enter_context(folder)
         checkpoint = starting_checkpoint(config, engine, folder, reporter)
