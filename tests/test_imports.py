@@ -167,7 +167,7 @@ def test_train_help_loads_no_framework() -> None:
 def test_torch_engine_loads_without_the_packages_other_dependencies() -> None:
     names = loaded("import seresnext.engines.torch.engine, seresnext.engines.base")
     assert "torch" in names
-    assert not names & {"tyro", "rich", "cv2", "simplejpeg", "tensorboard", "mindspore"}
+    assert not names & {"rich", "cv2", "simplejpeg", "tensorboard", "mindspore"}
 
 
 def test_a_missing_framework_breaks_its_engine_only() -> None:

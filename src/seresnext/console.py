@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ def open_standard_streams() -> None:
     """Open /dev/null in the place of standard streams that were closed at the start.
 
     The next file to be opened would take the number of the missing stream, and what a library
-    prints would be written into it.
+    prints would be written into it. What the locale's encoding lacks is printed escaped.
     """
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(handle, True)
@@ -23,6 +24,9 @@ def open_standard_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (until the end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def discard(handle: int) -> None:

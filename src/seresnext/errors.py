@@ -43,6 +43,10 @@ _HARMLESS = "\u00a0\u3000\u200c\u200d"
 """Spaces, and what joins letters and emoji: not printable to Python."""
 
 
+class UsageError(UserError):
+    """A command that is typed wrongly; the exit code is 2."""
+
+
 def listed(names: Sequence[str], separator: str = ", ") -> str:
     """Return the first eight names, and how many more there are."""
     more = f"{separator}and {len(names) - 8} more" if len(names) > 8 else ""

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 
 from .console import guarded_output, open_standard_streams
-from .errors import UserError, one_line, printable
+from .errors import UsageError, UserError, one_line, printable
 from .launch.ranks import report_exit
 from .training.interrupt import INTERRUPTED_EXIT, Interrupted
 
@@ -31,7 +31,8 @@ def run_command(program: str, main: Callable[[list[str]], int], arguments: list[
     except SystemExit as exit_:  # of an argument parser
         code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except UserError as error:
-        code, line = 1, f"{program}: error: {error}"
+        code = 2 if isinstance(error, UsageError) else 1
+        line = f"{program}: error: {error}"
     except Interrupted:
         code, line = INTERRUPTED_EXIT, "interrupted; saved. The same command goes on from here."
     except KeyboardInterrupt:

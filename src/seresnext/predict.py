@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
+import urllib.request
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,18 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from . import __version__
 from .batch import check_batch_size
 from .config import DataConfig
 from .data.decode import ImageError, decode_image, decode_pillow
 from .data.preprocess import preprocess
+from .data.sources.folder import MAX_FILE_BYTES
 from .errors import UserError, printable
 from .runtimes.base import Runtime
 
 ImageLike = str | Path | bytes | NDArray[Any] | Image.Image
-"""A file's path, its content, uint8 [H, W, 3] RGB, or a Pillow image."""
+"""A file's path, an http(s) address, a file's content, uint8 [H, W, 3] RGB, or a Pillow image."""
 
 _AHEAD = 2
 """Decoding threads: enough to keep a CPU runtime busy."""
+_TIMEOUT = 30.0
+"""Seconds that a server may be silent."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Prediction:
     """
 
     file: str
-    """Path of the image; empty where it was not a file."""
+    """Path or address of the image; empty for other kinds."""
     classes: tuple[str, ...]
     """Most probable first."""
     probabilities: tuple[float, ...]
@@ -109,8 +115,30 @@ def _pixels(item: ImageLike) -> NDArray[Any]:
         return item
     if isinstance(item, Image.Image):
         return decode_pillow(item, max_pixels=max_pixels)
-    data = item if isinstance(item, bytes) else Path(item).read_bytes()
+    if isinstance(item, str) and is_url(item):
+        data = _download(item)
+    else:
+        data = item if isinstance(item, bytes) else Path(item).read_bytes()
     return decode_image(data, max_pixels=max_pixels)
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is the address of an image, not its path."""
+    return text.lower().startswith(("http://", "https://"))
+
+
+def _download(url: str) -> bytes:
+    """The file at an address. Raises OSError."""
+    agent = {"User-Agent": f"seresnext/{__version__}"}
+    try:
+        request = urllib.request.Request(url, headers=agent)
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+            data: bytes = answer.read(MAX_FILE_BYTES + 1)
+    except (ValueError, http.client.HTTPException) as error:  # an address that is none
+        raise OSError(f"cannot be downloaded: {error or type(error).__name__}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise OSError(f"more than {MAX_FILE_BYTES} bytes")
+    return data
 
 
 def _predict_batch(

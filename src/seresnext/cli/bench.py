@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from ..files import to_json
-from .options import ComputeOptions, JsonOption
+from ..flags import Positional, parse
+from .options import ComputeOptions, JsonOption, after_second_word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +17,7 @@ class BenchInferArgs(JsonOption, ComputeOptions):
     Each runs in its own process, in turn with the others; ratios are to the first one.
     """
 
-    models: tyro.conf.Positional[tuple[Path, ...]]
+    models: Positional[tuple[Path, ...]]
     """Run folders, model folders, artifacts."""
     batch_sizes: tuple[int, ...] = (8, 32)
     """Batch sizes for the throughput, besides 1."""
@@ -32,14 +30,8 @@ class BenchInferArgs(JsonOption, ComputeOptions):
 
 
 def run(argv: list[str]) -> int:
-    if argv[:1] != ["infer"]:
-        known = not argv or argv[0] in ("-h", "--help")
-        print(
-            "usage: seresnext bench infer MODEL... (see `seresnext bench infer --help`)",
-            file=sys.stdout if known else sys.stderr,
-        )
-        return 0 if known else 2
-    args = tyro.cli(BenchInferArgs, args=argv[1:], prog="seresnext bench infer")
+    argv = after_second_word(argv, "seresnext bench", "infer")
+    args = parse(BenchInferArgs, argv, "seresnext bench infer")
     from ..bench import bench_infer, print_results
 
     options = {name: value for name, value in vars(args).items() if name != "json"}

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from ..errors import UserError
+from ..flags import Positional, parse
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,9 @@ class ConvertArgs:
     and `original`, a .ckpt for the last two.
     """
 
-    source: tyro.conf.Positional[Path]
+    source: Positional[Path]
     """Run folder, model folder (timm's too), .safetensors, .pth or .ckpt."""
-    out: tyro.conf.Positional[Path]
+    out: Positional[Path]
     """Folder or file to write."""
     to: Literal["seresnext", "timm", "original", "mindcv"] | None = None
     """Layout; by default a folder is seresnext's and a .safetensors timm's."""
@@ -37,7 +36,7 @@ class ConvertArgs:
 
 
 def run(argv: list[str]) -> int:
-    args = tyro.cli(ConvertArgs, args=argv, prog="seresnext convert")
+    args = parse(ConvertArgs, argv, "seresnext convert")
     from ..weights.convert import convert
 
     print(

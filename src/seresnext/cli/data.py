@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
+from ..flags import parse
+from .options import after_second_word
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,8 @@ class DataDemoArgs:
 
 
 def run(argv: list[str]) -> int:
-    if argv[:1] != ["demo"]:
-        known = not argv or argv[0] in ("-h", "--help")
-        print("usage: seresnext data demo [--out DIR]", file=sys.stdout if known else sys.stderr)
-        return 0 if known else 2
-    args = tyro.cli(DataDemoArgs, args=argv[1:], prog="seresnext data demo")
+    argv = after_second_word(argv, "seresnext data", "demo")
+    args = parse(DataDemoArgs, argv, "seresnext data demo")
     from ..data.demo import write_digits
 
     write_digits(args.out)

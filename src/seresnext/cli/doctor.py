@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import tyro
+from ..flags import parse
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class DoctorArgs:
 
 
 def run(argv: list[str]) -> int:
-    tyro.cli(DoctorArgs, args=argv, prog="seresnext doctor")
+    parse(DoctorArgs, argv, "seresnext doctor")
     from ..doctor import summary
 
     print(summary())

@@ -7,10 +7,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from ..errors import printable
 from ..files import to_json
+from ..flags import Positional, parse
 from .options import BadImagePolicy, ComputeOptions, DecodingOptions, JsonOption
 
 
@@ -21,7 +20,7 @@ class EvaluateArgs(JsonOption, DecodingOptions, ComputeOptions):
     Every image is counted exactly once, whatever the batch size.
     """
 
-    model: tyro.conf.Positional[Path]
+    model: Positional[Path]
     """Run folder, model folder, artifact (.onnx, .xml, .mindir, .pt2) or weights file."""
     data: Path
     """Folder with val/<class>/ (or validation/, test/), or with <class>/ itself."""
@@ -32,7 +31,7 @@ class EvaluateArgs(JsonOption, DecodingOptions, ComputeOptions):
 
 
 def run(argv: list[str]) -> int:
-    args = tyro.cli(EvaluateArgs, args=argv, prog="seresnext evaluate")
+    args = parse(EvaluateArgs, argv, "seresnext evaluate")
     from ..api import load
 
     model = load(args.model, engine=args.engine, device=args.device)

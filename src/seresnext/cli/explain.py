@@ -6,9 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from ..errors import UserError, printable
+from ..errors import printable
+from ..flags import Positional, parse
 from .options import ComputeOptions
 
 
@@ -19,9 +18,9 @@ class ExplainArgs(ComputeOptions):
     For runs, model folders and weights; artifacts answer logits only.
     """
 
-    model: tyro.conf.Positional[Path]
+    model: Positional[Path]
     """Run folder, model folder or weights file."""
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    images: Positional[tuple[Path, ...]]
     """Image files, or folders of them."""
     out: Path
     """Folder for the pictures: the image as the network sees it, and the map over it."""
@@ -30,9 +29,7 @@ class ExplainArgs(ComputeOptions):
 
 
 def run(argv: list[str]) -> int:
-    args = tyro.cli(ExplainArgs, args=argv, prog="seresnext explain")
-    if not args.images:
-        raise UserError("no image given; name at least one file or folder after the model")
+    args = parse(ExplainArgs, argv, "seresnext explain")
     from ..api import load
     from ..data.sources import image_files
     from ..report.explain import explain, write_picture

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from ..exporters.options import ExportOptions
 from ..files import to_json
+from ..flags import Positional, parse
 from ..runtimes.formats import FORMATS
 from .options import JsonOption
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportArgs(JsonOption, ExportOptions):
-    model: tyro.conf.Positional[Path]
+    model: Positional[Path]
     """Run folder or model folder."""
     out: Path
     """File to write."""
@@ -28,7 +27,7 @@ def run(argv: list[str]) -> int:
         f"the tolerance of its precision replaces no earlier file. Formats: {formats}; AIR is "
         "written on Ascend only (not run on hardware)."
     )
-    args = tyro.cli(ExportArgs, args=argv, prog="seresnext export", description=description)
+    args = parse(ExportArgs, argv, "seresnext export", description)
     from ..api import export
     from ..exporters.report import print_report
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..config import EngineName
+from ..errors import UsageError
+from ..flags import HELP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +37,16 @@ class JsonOption:
 
 
 BadImagePolicy = Literal["stop", "skip"]
+
+
+def after_second_word(argv: list[str], program: str, word: str) -> list[str]:
+    """The arguments after the second word of a verb that has one; its help is the verb's help.
+
+    Raises UsageError for another word.
+    """
+    if argv and argv[0] in HELP:
+        return argv
+    if argv[:1] != [word]:
+        got = repr(argv[0]) if argv else "nothing"
+        raise UsageError(f"expected `{program} {word}`, got {got}; see `{program} --help`")
+    return argv[1:]

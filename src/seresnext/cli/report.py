@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from ..errors import UserError
+from ..flags import Positional, parse
 from .options import BadImagePolicy, ComputeOptions, DecodingOptions
 
 
@@ -18,7 +17,7 @@ class ReportArgs(DecodingOptions, ComputeOptions):
     Several runs are compared; the answers are those of the first.
     """
 
-    models: tyro.conf.Positional[tuple[Path, ...]]
+    models: Positional[tuple[Path, ...]]
     """Run folders; or one model folder, artifact or weights file."""
     data: Path | None = None
     """Labelled images, as for `evaluate` (default: the run's validation images)."""
@@ -33,9 +32,7 @@ class ReportArgs(DecodingOptions, ComputeOptions):
 
 
 def run(argv: list[str]) -> int:
-    args = tyro.cli(ReportArgs, args=argv, prog="seresnext report")
-    if not args.models:
-        raise UserError("no run and no model given; name at least one")
+    args = parse(ReportArgs, argv, "seresnext report")
     first = args.models[0]
     if args.out is None and not first.is_dir():
         raise UserError(f"{first} is not a run folder; say where to write the page with --out FILE")

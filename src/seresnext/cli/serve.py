@@ -6,9 +6,8 @@ import importlib.util
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import tyro
-
 from ..errors import UserError
+from ..flags import Positional, parse
 from ..serve.limits import Limits
 from .options import ComputeOptions
 
@@ -20,7 +19,7 @@ class ServeArgs(ComputeOptions, Limits):
     Put a proxy with TLS in front of it when others than this machine shall reach it.
     """
 
-    models: tyro.conf.Positional[tuple[str, ...]]
+    models: Positional[tuple[str, ...]]
     """Run folders, model folders, artifacts, weights files; or NAME=PATH of them."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all of this machine's."""
@@ -36,7 +35,7 @@ class ServeArgs(ComputeOptions, Limits):
 
 
 def run(argv: list[str]) -> int:
-    args = tyro.cli(ServeArgs, args=argv, prog="seresnext serve")
+    args = parse(ServeArgs, argv, "seresnext serve")
     for package in ("starlette", "uvicorn", "python_multipart"):
         if importlib.util.find_spec(package) is None:
             raise UserError(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import tyro
-
-from ..config import SHORT_NAMES, Config, EngineName, Precision, load_config
+from ..config import RECIPES, SHORT_NAMES, Config, EngineName, Precision, load_config
 from ..config.recipes import recipe
-from ..errors import UserError
+from ..config.typed import config_flags, help_sections, with_flags
+from ..errors import UsageError, UserError
+from ..flags import flags, print_help, read
 from ..launch.processes import launch
 from ..launch.ranks import rank, rank_output, report_exit, world_size
 from ..machine import usable_cores
@@ -19,102 +22,123 @@ from ..machine import usable_cores
 _MIN_NPROC = 16
 """Processes that may be asked for on the smallest machine: it may have as many GPUs."""
 
+PROGRAM = "seresnext train"
+_SMALL = 50_000
+"""A folder with more files is no folder of one's own photos; then the recipe has to be named."""
+
 
 @dataclass(frozen=True)
 class TrainArgs:
     """Train a classifier on a folder of images; run the same command again to resume.
 
-    The flags without a dot are short for the fields that change most. Every field of the
-    configuration has a flag of its own (`--optim.lr-per-256 0.1`), whose default is the recipe's.
+    The defaults shown are those of the recipe. `seresnext train --help-all` shows the flags of
+    every field of the configuration (`--optim.momentum 0.9`) too.
     """
 
-    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
-    """Rerun a saved config.json instead of a recipe."""
     data: str | None = None
-    """Folder with train/<class>/ and val/<class>/. Short for --data.root."""
-    out: str | None = None
-    """Run folder. Short for --run.out."""
-    model: str | None = None
-    """Network. Short for --model.name."""
-    engine: EngineName | None = None
-    """Framework. Short for --engine.name."""
-    device: str | None = None
-    """auto, cpu, cuda, cuda:N, npu, mps, ascend. Short for --engine.device."""
-    precision: Precision | None = None
-    """Short for --engine.precision."""
-    epochs: float | None = None
-    """Length of the run. Short for --run.duration "N epochs"."""
-    batch_size: int | None = None
-    """Images per device and update. Short for --run.batch-size."""
-    image_size: int | None = None
-    """Side of the images, pixels. Short for --augment.image-size."""
-    seed: int | None = None
-    """Short for --run.seed."""
-    resume: str | None = None
-    """auto, never, or a checkpoint folder. Short for --run.resume."""
-    pretrained: str | None = None
-    """Start from these weights. Short for --run.pretrained."""
-    workers: int | None = None
-    """Decoding threads. Short for --data.workers."""
+    """Folder with train/<class>/ and val/<class>/."""
     train_data: str | None = None
-    """Training folder <class>/. Short for --data.train."""
+    """Training folder <class>/, instead of --data."""
     val_data: str | None = None
-    """Validation folder <class>/. Short for --data.val."""
-    allow_data_change: bool = False
-    """Resume although images were added or removed. Short for --data.allow-change."""
+    """Validation folder <class>/, instead of the one below --data."""
+    out: str | None = None
+    """Run folder: checkpoints, logs, the finished model."""
+    recipe: str | None = None
+    """Settings to start from: demo, imagenet, finetune, zoo, zoo-fixed."""
+    config: Path | None = None
+    """Repeat a saved config.json instead of a recipe."""
+    pretrained: str | None = None
+    """Start from these weights: a file, a folder, or a model of the Hugging Face hub
+    (timm/seresnext50_32x4d.racm_in1k, hf:OWNER/NAME)."""
+    model: str | None = None
+    """Network; `seresnext doctor` lists them."""
+    epochs: float | None = None
+    """Length of the run."""
+    batch_size: int | None = None
+    """Images per device and update."""
+    image_size: int | None = None
+    """Side of the images, pixels."""
+    lr: float | None = None
+    """Learning rate after the warmup. By default --optim.lr-per-256, scaled to the batch."""
+    seed: int | None = None
+    """Seeds weights, order, augmentation and noise."""
+    resume: str | None = None
+    """auto (newest checkpoint of the run folder), never, or a checkpoint folder."""
+    engine: EngineName | None = None
+    """Framework."""
+    device: str | None = None
+    """auto, cpu, cuda, cuda:N, npu, mps, ascend."""
+    precision: Precision | None = None
+    """Arithmetic of the network."""
+    workers: int | None = None
+    """Decoding threads; 0 means one per core."""
     nproc: int = 1
     """Processes on this machine, each with a device (or its share of the cores) and --batch-size
     images. Several machines: docs/distributed.md."""
     virtual_shards: int | None = None
-    """Same bits on CPU for any --nproc that divides it. Short for --engine.virtual-shards."""
-    settings: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+    """Same bits on the CPU for any --nproc that divides it; 0 is off."""
+    allow_data_change: bool = False
+    """Resume although images were added or removed."""
 
 
-def resolve(args: TrainArgs) -> Config:
-    """Return the configuration with the short flags applied, checked."""
-    given = {name: getattr(args, name) for name in SHORT_NAMES}
-    changes = {
-        name: value for name, value in given.items() if value is not None and value is not False
-    }
-    return args.settings.replace(**changes).check()
+def arguments(argv: list[str]) -> dict[str, Any]:
+    """Return what was typed, short flags and fields, by key (`epochs`, `run.duration`)."""
+    return read(argv, [*flags(TrainArgs), *config_flags(Config())], PROGRAM)
 
 
-def _base_config(argv: list[str]) -> Config:
-    """The config that the other flags change: `--config FILE`'s or `--recipe NAME`'s."""
-
-    def value(flag: str) -> str | None:
-        for position, word in enumerate(argv):
-            if word == flag and position + 1 < len(argv):
-                return argv[position + 1]
-            if word.startswith(f"{flag}="):
-                return word.partition("=")[2]
-        return None
-
-    file, name = value("--config"), value("--recipe")
+def base_config(given: Mapping[str, Any]) -> tuple[Config, str]:
+    """(the configuration that the flags change, a note where its recipe was chosen here)."""
+    file, name = given.get("config"), given.get("recipe")
     if file and name:
-        raise UserError("give --config or --recipe, not both")
-    return load_config(file) if file else recipe(name or "imagenet")
+        raise UsageError("give --config or --recipe, not both")
+    if file:
+        return load_config(file), ""
+    if name:
+        return recipe(name), ""
+    folder = next((given[k] for k in ("data", "data.root", "train_data") if given.get(k)), "")
+    if _more_files(folder, _SMALL):
+        raise UserError(
+            f"{folder} has more than {_SMALL} files; name the recipe: --recipe imagenet trains "
+            "from random weights for several devices, --recipe finetune from --pretrained"
+        )
+    return recipe("finetune"), "recipe finetune (choose another with --recipe)"
+
+
+def _more_files(folder: str, limit: int) -> bool:
+    """Whether a folder holds more than `limit` files, links not followed."""
+    count = 0
+    for _, _, files in os.walk(folder) if folder else ():
+        count += len(files)
+        if count > limit:
+            return True
+    return False
 
 
 def run(argv: list[str]) -> int:
-    base = TrainArgs(settings=_base_config(argv))
-    args = tyro.cli(TrainArgs, args=argv, default=base, prog="seresnext train")
-    config = resolve(args)
+    given = arguments(argv)
+    base, note = base_config(given)
+    if "help" in given:
+        _print_help(base, given["help"])
+    settings = {k: v for k, v in given.items() if k in SHORT_NAMES or "." in k}
+    config = with_flags(base, settings)
+    processes = given.get("nproc", 1)
     most = max(_MIN_NPROC, 4 * usable_cores())
-    if not 1 <= args.nproc <= most:
-        raise UserError(f"--nproc: expected 1 to {most} on this machine, got {args.nproc}")
-    if args.nproc > 1:
+    if not 1 <= processes <= most:
+        raise UserError(f"--nproc: expected 1 to {most} on this machine, got {processes}")
+    if processes > 1:
         if world_size() > 1:
             raise UserError(
-                f"--nproc {args.nproc}, but the environment says that this is one of "
+                f"--nproc {processes}, but the environment says that this is one of "
                 f"{world_size()} processes (WORLD_SIZE or MS_WORKER_NUM); unset it, or leave "
                 "--nproc out"
             )
-        return launch(config, _without(argv, "--nproc"), args.nproc)
+        return launch(config, _without(argv, "--nproc"), processes)
     report_exit()
     with rank_output(Path(config.run.out)):
         from ..api import train
 
+        if note:
+            print(note, flush=True)
         result = train(config)
     if rank() == 0:
         if result.metrics:
@@ -125,6 +149,18 @@ def run(argv: list[str]) -> int:
             print(f"report: {result.out}/report.html")
         print(f"next:  seresnext predict {result.out} IMAGE...")
     return 0
+
+
+def _print_help(base: Config, word: str) -> None:
+    """Print the help with the values of `base`; for `--help-all` with every field."""
+    fields = {flag.key: flag.default for flag in config_flags(base)}
+    shown = [
+        dataclasses.replace(flag, default=fields.get(SHORT_NAMES.get(flag.key, ""), flag.default))
+        for flag in flags(TrainArgs, TrainArgs(recipe=base.recipe))
+    ]
+    text = f"{inspect.getdoc(TrainArgs)}\n\nRecipes: {', '.join(RECIPES)}."
+    sections = {"options": shown} | (help_sections(base) if word == "--help-all" else {})
+    print_help(PROGRAM, text, sections)
 
 
 def _without(argv: list[str], flag: str) -> list[str]:

@@ -44,6 +44,7 @@ SHORT_NAMES = {
     "precision": "engine.precision",
     "virtual_shards": "engine.virtual_shards",
     "image_size": "augment.image_size",
+    "lr": "optim.lr",
 }
 """Short name -> field, for the fields that change most; `epochs` is a number of epochs."""
 
@@ -70,6 +71,7 @@ class Changes(TypedDict, total=False):
     precision: str
     virtual_shards: int
     image_size: int
+    lr: float
     augment: Group
     loss: Group
     optim: Group
@@ -118,6 +120,8 @@ class Config:
                 values.setdefault(group, {})[field] = str(value) if field == "root" else value
             else:
                 raise UserError(f"no setting {name!r}; the names are {', '.join(SHORT_NAMES)}")
+        if "lr_per_256" in values.get("optim", ()):  # of the two rates, the one set last counts
+            values["optim"].setdefault("lr", None)
         return dataclasses.replace(
             self,
             **{

@@ -176,6 +176,8 @@ class OptimConfig:
 
     lr_per_256: NonNegative = 0.1
     """Learning rate per 256 images of global batch; scaled linearly (arXiv:1706.02677)."""
+    lr: NonNegative | None = None
+    """Learning rate at the global batch, not scaled, instead of `lr_per_256`."""
     momentum: Rate = 0.9
     """SGD momentum: v = momentum * v + g; w = w - lr * v."""
     nesterov: bool = False
@@ -190,6 +192,10 @@ class OptimConfig:
     ema_decay: Rate = 0.0
     """Exponential moving average of the weights, used for evaluation and shipped; 0 is off.
     The decay of update t is min(ema_decay, (1 + t) / (10 + t))."""
+
+    def peak_lr(self, global_batch: int) -> float:
+        """Return the learning rate after the warmup, for a global batch of this many images."""
+        return self.lr_per_256 * global_batch / 256 if self.lr is None else self.lr
 
 
 @checked("schedule")

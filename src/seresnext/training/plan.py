@@ -27,7 +27,7 @@ class Plan:
     max_bad_steps: int
     """Steps in a row with a loss or gradient that is not finite, after which the run stops."""
     peak_lr: float
-    """Learning rate after the warmup, scaled to the global batch."""
+    """Learning rate after the warmup, at the global batch."""
 
 
 def make_plan(config: Config, images: int, world_size: int, global_batch: int) -> Plan:
@@ -73,7 +73,7 @@ def make_plan(config: Config, images: int, world_size: int, global_batch: int) -
         eval_every=steps(run.eval_every),
         save_every=steps(run.save_every),
         max_bad_steps=run.max_bad_steps,
-        peak_lr=config.optim.lr_per_256 * global_batch / 256,
+        peak_lr=config.optim.peak_lr(global_batch),
     )
 
 

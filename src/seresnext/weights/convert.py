@@ -18,6 +18,8 @@ from .translate import LoadedWeights
 
 Target = Literal["seresnext", "timm", "original", "mindcv"]
 SUFFIXES = (".safetensors", ".ckpt")
+ARTIFACTS = (".onnx", ".xml", ".mindir", ".air", ".pt2")
+"""Endings of what export writes: a network, not only its weights."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,11 @@ def convert(
 
 def _target(out: Path, to: Target | None) -> Target:
     """The layout to write. Raises UserError if it cannot be written to a path like `out`."""
+    if out.suffix in ARTIFACTS:
+        raise UserError(
+            f"convert writes weights, and {out} would be a network: use "
+            f"`seresnext export MODEL --out {out}`"
+        )
     kind = out.suffix if out.suffix in (*SUFFIXES, ".pth", ".pt", ".bin") else "folder"
     if to is None:
         if kind == ".ckpt":

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from ..config import Config, EngineConfig, EngineName
 from ..config.recipes import recipe
+from ..config.typed import config_flags, help_sections, with_flags
 from ..errors import UserError
+from ..flags import print_help, read
 from ..launch.ranks import world_size
 from .checkpoints import from_newest_state
 from .options import Options, Target, TrainOptions
@@ -60,7 +60,10 @@ def train_config(
         },
     )
     if flags:
-        config = tyro.cli(Config, args=flags, default=config, prog="train.py ... --")
+        given = read(flags, config_flags(config), "train.py ... --")
+        if "help" in given:
+            print_help("train.py ... --", "Fields of the configuration.", help_sections(config))
+        config = with_flags(config, given)
     return config.check(), notes
 
 
