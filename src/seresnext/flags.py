@@ -61,6 +61,12 @@ class Flag:
         return text.upper() if self.positional else f"--{text}"
 
     @property
+    def off(self) -> str:
+        """What switches a bool off: `--model.no-se-bias`."""
+        group, dot, field = self.name[2:].rpartition(".")
+        return f"--{group}{dot}no-{field}"
+
+    @property
     def items(self) -> tuple[Any, ...]:
         """The types of the words that it takes; of a list of any length, one type and `...`."""
         if self.kind is bool:
@@ -118,6 +124,7 @@ def read(argv: Sequence[str], known: Iterable[Flag], program: str) -> dict[str, 
     A request for help is the key "help", with the word as its value. Raises UsageError.
     """
     named = {flag.name: flag for flag in known}
+    switches = {flag.off: flag for flag in named.values() if flag.kind is bool}
     places = [flag for flag in named.values() if flag.positional]
     given: dict[str, Any] = {}
     loose: list[str] = []
@@ -135,9 +142,8 @@ def read(argv: Sequence[str], known: Iterable[Flag], program: str) -> dict[str, 
         if name in HELP:
             given["help"] = name
             continue
-        negated = f"--{name[5:]}" if name.startswith("--no-") else ""
-        flag = named.get(name) or named.get(negated)
-        if flag is None or flag.positional or (name not in named and flag.kind is not bool):
+        flag = named.get(name) or switches.get(name)
+        if flag is None or flag.positional:
             raise UsageError(_unknown(name, named, program))
         if equals:
             words.appendleft(text)
@@ -249,7 +255,7 @@ def _shown(flag: Flag) -> str:
     if flag.positional:
         return flag.name
     if flag.default is True:
-        return f"--no-{flag.name[2:]}"
+        return flag.off
     return f"{flag.name} {flag.placeholder}".rstrip()
 
 

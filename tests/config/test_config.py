@@ -80,7 +80,7 @@ def test_a_bad_value_is_refused_by_name(path: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"optim": {"lr": 1}}, "optim.lr: no such field"),
+        ({"optim": {"rate": 1}}, "optim.rate: no such field"),
         ({"optim": {"lr_per_256": "high"}}, "optim.lr_per_256: expected number, got 'high'"),
         ({"run": {"batch_size": 1.5}}, "run.batch_size: expected whole number, got 1.5"),
         ({"run": {"batch_size": True}}, "run.batch_size: expected whole number, got True"),
