@@ -8,6 +8,7 @@ import inspect
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from seresnext.model.architecture import (
     count_parameters,
 )
 from seresnext.model.init import init_weights
-from seresnext.model.saved_model import save_safetensors
+from seresnext.tensors import save_safetensors
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README_CN.md")
@@ -144,13 +145,20 @@ def test_the_python_runs(
     weights = init_weights(small.model.architecture(1000), 0)
     save_safetensors(tmp_path / "timm.safetensors", weights, {"format": "pt"})
     monkeypatch.setattr(seresnext, "recipe", lambda name: small)
-    (source,) = blocks("README.md", "python")
+    source, _, alone = blocks("README.md", "python")
     exec(compile(source, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "starting from timm.safetensors (timm layout, seresnext50_32x4d)" in printed
     assert (tmp_path / "mine.onnx").is_file()
     assert re.search(r"^(cat|dog) [\d.]+%, (cat|dog) [\d.]+%$", printed, re.MULTILINE)
     assert "Prediction(file='dog.png'" in printed.splitlines()[-1]
+    space: dict[str, Any] = {}
+    exec(compile(alone, "README.md", "exec"), space)
+    with seresnext.load("mine.onnx") as model:
+        expected = model.predict("cat.jpg", top=1)
+    assert capsys.readouterr().out == f"{expected.classes[0]}\n"
+    exponents = np.exp(space["logits"] - space["logits"].max())
+    assert abs(exponents.max() / exponents.sum() - expected.probabilities[0]) < 1e-5
 
 
 def write_photos(folder: Path) -> None:

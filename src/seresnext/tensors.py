@@ -153,7 +153,7 @@ def write_safetensors(
     `save_file` of safetensors 0.8 reports a full disk by its own exception, and replaces `path` by
     a file that only its owner can read; the file gets the usual permissions here.
     """
-    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     path.touch()
     permissions = path.stat().st_mode
     try:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from seresnext.errors import UserError
-from seresnext.model.architecture import architecture
+from seresnext.model.architecture import architecture, weight_shapes
 from seresnext.model.init import init_weights
 from seresnext.model.saved_model import load_model, save_model
 from seresnext.model.spec import InputSpec, ModelSpec
@@ -81,4 +82,36 @@ def test_a_config_of_something_else_is_refused(folder: Path, change) -> None:  #
         load_model(folder)
     path.write_text("{")
     with pytest.raises(UserError, match=r"config\.json is not valid JSON"):
+        load_model(folder)
+
+
+def test_bn_batch_counters_are_zeros_that_are_not_read(folder: Path) -> None:
+    """transformers lists every one that a file lacks; PyTorch's have the shape ()."""
+    stored = load_file(folder / "model.safetensors")
+    counters = {n: a for n, a in stored.items() if n.endswith(".num_batches_tracked")}
+    assert {n.replace("num_batches_tracked", "running_var") for n in counters} == {
+        name for name in weight_shapes(ARCH) if name.endswith("running_var")
+    }
+    assert all(a.shape == () and a.dtype == np.int64 and a == 0 for a in counters.values())
+    assert len(load_model(folder)[1]) == len(stored) - len(counters)
+    save_file({n: a for n, a in stored.items() if n not in counters}, folder / "model.safetensors")
+    assert list(load_model(folder)[1]) == list(weight_shapes(ARCH))  # as 0.1 wrote them
+
+
+def test_transformers_opens_the_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    transformers = pytest.importorskip("transformers", reason="the reference")
+    pytest.importorskip("timm", reason="transformers opens timm's models with it")
+    arch = architecture("seresnext26_32x4d", num_classes=3, layers=(1, 1, 1, 1))
+    spec = ModelSpec(arch, ("a", "b", "c"), InputSpec(32))
+    save_model(tmp_path / "model", spec, init_weights(arch, 0))
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "model")
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert "num_batches_tracked" not in "".join(capfd.readouterr())
+
+
+def test_weights_that_are_no_numbers_with_fractions_are_refused(folder: Path) -> None:
+    stored = load_file(folder / "model.safetensors")
+    stored["fc.bias"] = np.zeros(3, np.int64)
+    save_file(stored, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"holds no floating-point numbers in fc\.bias"):
         load_model(folder)
