@@ -16,9 +16,9 @@ from safetensors.numpy import load_file
 from runs import Run, checkpoint, evaluations, refused, run_cli, train_arguments
 from seresnext.config import load_config
 from seresnext.data.sources import open_splits
-from seresnext.files import to_json
+from seresnext.files import append_json, to_json
 from seresnext.tensors import write_safetensors
-from seresnext.training.log import LineReporter
+from seresnext.training.log import METRICS_FILE, LineReporter, read_metrics
 from seresnext.training.loop import train
 from seresnext.training.metrics import Metrics, metrics_from
 
@@ -240,6 +240,15 @@ class TestNumbersThatAreNotFinite:
         assert "the model answers NaN or infinity" in done.stderr
         found = json.loads(done.stdout, parse_constant=pytest.fail)
         assert (found["top1"], found["loss"], found["not_finite"]) == (0, None, {"loss": "nan"})
+
+
+def test_records_survive_strict_json(tmp_path: Path) -> None:
+    append_json(tmp_path / METRICS_FILE, {"step": 1, "val/loss": float("nan"), "val/top1": 0.0})
+    text = (tmp_path / METRICS_FILE).read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["val/loss"] is None
+    (record,) = read_metrics(tmp_path)
+    assert np.isnan(record.pop("val/loss"))
+    assert record == {"step": 1, "val/top1": 0.0}
 
 
 def test_metrics_survive_strict_json() -> None:

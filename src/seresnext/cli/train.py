@@ -145,7 +145,7 @@ def run(argv: list[str]) -> int:
             metrics = result.metrics
             print(f"top-1 {metrics.top1:.2%} on {metrics.images} validation images")
         print(f"model: {result.out}/model")
-        if config.run.report:
+        if (result.out / "report.html").exists():
             print(f"report: {result.out}/report.html")
         print(f"next:  seresnext predict {result.out} IMAGE...")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -181,14 +182,18 @@ class MetricsFile:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Return the records of `RUN/metrics.jsonl`, without a line cut short by a crash."""
+    """Return the records of `RUN/metrics.jsonl`, without a line cut short by a crash.
+
+    Null, as JSON has NaN, is NaN again.
+    """
     records = []
     path = run / METRICS_FILE
     for text in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
             record = json.loads(text)
             if isinstance(record, dict) and "step" in record:
-                records.append(record)
+                record.pop("not_finite", None)
+                records.append({k: math.nan if v is None else v for k, v in record.items()})
     return records
 
 
