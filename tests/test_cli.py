@@ -33,6 +33,7 @@ from seresnext.cli import VERBS
 from seresnext.cli.train import arguments
 from seresnext.config import SHORT_NAMES, load_config, recipe
 from seresnext.config.typed import config_flags, with_flags
+from seresnext.install import install_command
 from seresnext.model.architecture import architecture, weight_shapes
 from seresnext.model.init import init_weights
 from seresnext.model.saved_model import save_model
@@ -120,6 +121,10 @@ class TestProcesses:
         done = run_process("doctor")
         assert f"seresnext {__version__}" in done.stdout
         assert "engine torch" in done.stdout
+        commands = re.findall(r"install: (pip install .*)", done.stdout)
+        clone = str(Path(__file__).parents[1])
+        assert all(command.startswith(f"pip install -e '{clone}[") for command in commands)
+        assert install_command("onnx") == f"pip install -e '{clone}[onnx]'"
         assert "seresnext50_32x4d" in done.stdout
 
 
@@ -135,7 +140,6 @@ class TestUsage:
         ("typed", "line"),
         [
             ("train --epochs ten", "--epochs: expected a number, got 'ten'"),
-            ("train --epochs nan", "--epochs: expected a number, got 'nan'"),
             ("train --seed 1.5", "--seed: expected a whole number, got '1.5'"),
             ("train --seed", "--seed: expected a whole number, got nothing"),
             ("train --seed --out r", "--seed: expected a whole number, got nothing"),
@@ -263,6 +267,16 @@ class TestTrain:
     ) -> None:
         arguments = ("--data", photos, "--out", tmp_path / "r", *NETWORK)
         assert expected in refused("train", *arguments, flag, value)
+
+    def test_weights_of_another_network_name_the_flags_that_fit(
+        self, photos: Path, model: Path, tmp_path: Path
+    ) -> None:
+        given = ("--data", photos, "--out", tmp_path / "r", "--batch-size", 2)
+        line = refused("train", *given, "--model", "seresnext101_64x4d", "--pretrained", model)
+        advice = line.partition("; add ")[2]
+        config = with_flags(recipe("finetune"), arguments(advice.split()))
+        assert config.model.architecture(2).layers == ARCHITECTURE.layers
+        assert config.model.architecture(2).cardinality == ARCHITECTURE.cardinality
 
     def test_an_unwritable_run_folder(self, photos: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

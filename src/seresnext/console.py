@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, printable
 
 
 def open_standard_streams() -> None:
@@ -27,6 +28,24 @@ def open_standard_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def own_warnings() -> Iterator[None]:
+    """Print this package's warnings in its own form during the block, whatever libraries set."""
+    logger, handler = logging.getLogger("seresnext"), _Warnings()
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(printable(f"{record.levelname.lower()}: {record.getMessage()}"), file=sys.stderr)
 
 
 def discard(handle: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import __version__
+from .install import install_command
 from .model.architecture import MODEL_NAMES
 from .runtimes.formats import FORMATS, INT8_EXTRA, INT8_PACKAGE
 
@@ -51,7 +52,7 @@ def _examine(name: str, packages: Sequence[str], extra: str) -> Finding:
     try:
         return Finding(name, True, "; ".join(map(_describe, packages)))
     except Exception as error:  # a broken install can raise anything
-        return Finding(name, False, f"{error}; install: pip install 'seresnext[{extra}]'")
+        return Finding(name, False, f"{error}; install: {install_command(extra)}")
 
 
 def _describe(package: str) -> str:

@@ -17,7 +17,6 @@ import difflib
 import functools
 import inspect
 import itertools
-import math
 import re
 import shutil
 import sys
@@ -186,7 +185,7 @@ def _scalar(name: str, kind: Any, word: str) -> Any:
         if typing.get_origin(kind) is Literal:
             if word in typing.get_args(kind):
                 return word
-        elif kind is not float or math.isfinite(float(word)):
+        else:
             return kind(word)
     except ValueError:
         pass

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, one_line
+from .install import install_command
 
 _NO_HOME = "/nonexistent"
 """As Debian has it for users without a home folder."""
@@ -30,7 +31,7 @@ def load_module(name: str, extra: str, what: str = "") -> Any:
     except ImportError as error:
         raise UserError(
             f"{what or name} cannot be loaded ({error}); install what it needs with: "
-            f"pip install 'seresnext[{extra}]'"
+            f"{install_command(extra)}"
         ) from error
     except Exception as error:
         raise UserError(

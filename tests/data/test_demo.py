@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from seresnext.config import DataConfig
 from seresnext.data.demo import IMAGES, write_digits
 from seresnext.data.sources import open_source, split_paths
 from seresnext.errors import UserError
+from seresnext.install import install_command
 
 
 def test_is_scikit_learns_set(tmp_path: Path) -> None:
@@ -84,5 +86,5 @@ def test_interrupted_writing_leaves_nothing(
 
 def test_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'seresnext\[demo\]'"):
+    with pytest.raises(UserError, match=re.escape(install_command("demo"))):
         write_digits(tmp_path / "digits")

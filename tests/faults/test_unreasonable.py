@@ -12,12 +12,12 @@ from seresnext.exit_codes import run_command
 HUGE = 10**12
 TRAIN = {
     "--run.eval-batch-size": (2 * 10**9, "run.eval_batch_size: expected 1 to 2796202 images of 32"),
-    "--batch-size": (2 * 10**9, "run.batch_size: expected 1 to 2796202 images of 32"),
-    "--workers": (100_000, "data.workers: expected 1024 or less"),
+    "--batch-size": (2 * 10**9, "run.batch_size): expected 1 to 2796202 images of 32"),
+    "--workers": (100_000, "data.workers): expected 1024 or less"),
     "--engine.threads": (100_000, "engine.threads: expected 1024 or less"),
     "--optim.lr-per-256": ("nan", "optim.lr_per_256: expected a finite number"),
-    "--epochs": ("1e999", "run.duration: expected a number and a unit"),
-    "--seed": (2**64, "run.seed: expected less than"),
+    "--run.duration": ("1e999 epochs", "run.duration: expected a number and a unit"),
+    "--seed": (2**64, "run.seed): expected less than"),
     "--nproc": (10**6, "--nproc: expected 1 to"),
 }
 OTHERS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from seresnext.cli import main
 from seresnext.errors import UserError
 from seresnext.exporters.options import ExportOptions
 from seresnext.exporters.run import export
+from seresnext.install import install_command
 from seresnext.model.saved_model import save_model
 from seresnext.runtimes.base import create_runtime
 from seresnext.runtimes.formats import FORMATS, Format, recognise
@@ -65,11 +67,11 @@ def test_a_missing_package_is_named_with_its_extra(
     )
     monkeypatch.setitem(FORMATS, "lost", lost)
     (tmp_path / "m.lost").write_bytes(b"LOST")
-    with pytest.raises(UserError, match=r"pip install 'seresnext\[lost-and-found\]'"):
+    with pytest.raises(UserError, match=re.escape(install_command("lost-and-found"))):
         create_runtime(tmp_path / "m.lost")
     (finding,) = (f for f in doctor.diagnose() if f.name == "runtime lost")
     assert not finding.works
-    assert "pip install 'seresnext[lost-and-found]'" in finding.detail
+    assert install_command("lost-and-found") in finding.detail
 
 
 NPZ = Format(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..flags import Positional, parse
+from ..install import install_command
 from ..serve.limits import Limits
 from .options import ComputeOptions
 
@@ -39,7 +40,7 @@ def run(argv: list[str]) -> int:
     for package in ("starlette", "uvicorn", "python_multipart"):
         if importlib.util.find_spec(package) is None:
             raise UserError(
-                f"serve needs the package {package}; install: pip install 'seresnext[serve]'"
+                f"serve needs the package {package}; install: {install_command('serve')}"
             )
     from ..serve.run import serve
 

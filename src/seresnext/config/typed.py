@@ -43,10 +43,11 @@ def with_flags(base: Config, given: Mapping[str, Any]) -> Config:
             value = f"{value:g} epochs"
         group, _, part = field.partition(".")
         fields = groups.setdefault(group, {})
-        if fields.setdefault(part, value) != value:
+        if part in fields and fields[part] != value:
             raise UsageError(
                 f"{names[field]} says {fields[part]!r} and {name} says {value!r}; give one of them"
             )
+        fields[part] = value
         names.setdefault(field, name)
     if names.keys() >= set(_RATES):
         raise UsageError(f"give {' or '.join(names[field] for field in _RATES)}, not both")
@@ -54,6 +55,6 @@ def with_flags(base: Config, given: Mapping[str, Any]) -> Config:
         return base.replace(**groups).check()  # type: ignore[arg-type]
     except UserError as error:
         field, _, problem = str(error).partition(":")
-        if field not in names:
+        if "." in names.get(field, "."):  # the field's own flag
             raise
         raise UserError(f"{names[field]} ({field}):{problem}") from None

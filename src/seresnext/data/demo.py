@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..errors import UserError
 from ..files import folder_beside
+from ..install import install_command
 
 IMAGES = 1797
 """Number of scans; each has 8x8 pixels with levels 0 to 16."""
@@ -31,7 +32,7 @@ def write_digits(out: Path) -> None:
         from sklearn.datasets import load_digits
     except ImportError:
         raise UserError(
-            "the digits come with scikit-learn; install it with: pip install 'seresnext[demo]'"
+            f"the digits come with scikit-learn; install it with: {install_command('demo')}"
         ) from None
     digits = load_digits()
     with folder_beside(out) as beside:

@@ -91,47 +91,78 @@ class LineReporter:
 
 
 class BarReporter:
-    """A progress bar on a terminal; evaluations stay as lines above it."""
+    """One line on a terminal that stays at the bottom; evaluations stay as lines above it."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.live import Live
 
-        self.total_steps = 0
+        self.step = self.total_steps = 0
+        self.record: dict[str, float] = {}
+        self.since = time.monotonic()
         self.console = Console()
-        self.bar = Progress(
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=self.console,
-        )
-        self.task = self.bar.add_task("starting", total=None)
+        self.live = Live(console=self.console, get_renderable=self._line, redirect_stderr=False)
 
     def message(self, text: str) -> None:
         self.console.print(printable(text), markup=False, highlight=False)
 
     def started(self, step: int, total_steps: int, steps_per_epoch: float) -> None:
-        self.total_steps = total_steps
-        self.bar.update(self.task, total=total_steps, completed=step)
-        self.bar.start()
+        self.step, self.total_steps = step, total_steps
+        self.live.start()
 
     def metrics(self, record: dict[str, float]) -> None:
         if "val/top1" in record:
             self.message(line(record, self.total_steps))
             return
-        self.bar.update(
-            self.task,
-            completed=record["step"],
-            description=(
-                f"loss {record['train/loss']:.3f}  lr {record['lr']:.4f}  "
-                f"{record['images_per_second']:.0f} images/s  "
-                f"data wait {record['data_wait']:.0%}  {clock(record['remaining'])} left"
-            ),
-        )
+        self.step, self.record, self.since = int(record["step"]), record, time.monotonic()
 
     def close(self) -> None:
-        self.bar.stop()
+        self.live.stop()
+
+    def _line(self) -> Any:
+        from rich.text import Text
+
+        record = dict(self.record)
+        if record:  # the time goes on between two records
+            record["remaining"] = max(record["remaining"] - time.monotonic() + self.since, 0.0)
+        marks = "━─" if self.console.encoding.startswith("utf") else "#-"
+        text = bar_line(self.step, self.total_steps, record, self.console.width, marks)
+        return Text(text, no_wrap=True, overflow="crop")
+
+
+def bar_line(
+    step: int, total_steps: int, record: dict[str, float], width: int, marks: str = "━─"
+) -> str:
+    """Return the progress line of at most `width` characters.
+
+    Step, loss and time left are in it at any width from 40; what else fits follows, in the order of
+    its use: a bar, waiting for data, speed, learning rate. `marks` are the bar's two characters.
+    """
+    head = f"step {step}/{total_steps}"
+    if not record:
+        return f"{head}  starting"
+    loss, left = f"loss {record['train/loss']:.3f}", f"{clock(record['remaining'])} left"
+    room = width - 1 - len("  ".join((head, loss, left)))
+    shortest = 10
+    wanted = (
+        "bar",
+        f"data wait {record['data_wait']:.0%}",
+        f"{record['images_per_second']:.0f} images/s",
+        f"lr {record['lr']:.4f}",
+    )
+    kept = []
+    for part in wanted:
+        room -= 2 + (shortest if part == "bar" else len(part))
+        if room < 0:
+            room += 2 + (shortest if part == "bar" else len(part))
+            break
+        kept.append(part)
+    words = [head, loss, *reversed(kept[1:]), left]
+    if kept:
+        length = shortest + min(room, 30)
+        done = round(length * step / max(total_steps, 1))
+        words.insert(1, marks[0] * done + marks[1] * (length - done))
+    return "  ".join(words)
 
 
 def console_reporter() -> Reporter:

@@ -29,6 +29,7 @@ class StepLog:
         """`step`: steps done so far. `run`: the run folder on rank 0, None on the others."""
         self.reporter, self.engine, self.plan = reporter, engine, plan
         self.step, self.bad_in_row = step, 0
+        self.pace: float | None = None
         # Not the batches themselves: a hundred of 128 at 224 px take 1.9 GB.
         self.pending: list[tuple[Any, NDArray[Any], float]] = []
         self.waited = 0.0
@@ -82,10 +83,15 @@ class StepLog:
             "lr": self.pending[-1][2],
             "images_per_second": len(values) * self.plan.global_batch / seconds,
             "data_wait": self.waited / seconds,
-            "remaining": (self.plan.total_steps - self.step) * seconds / len(values),
+            "remaining": (self.plan.total_steps - self.step) * self._pace(seconds / len(values)),
         }
         self._write(record)
         self.pending, self.waited, self.since = [], 0.0, now
+
+    def _pace(self, latest: float) -> float:
+        """Return seconds per step, smoothed over some flushes."""
+        self.pace = latest if self.pace is None else 0.8 * self.pace + 0.2 * latest
+        return self.pace
 
     def evaluated(self, metrics: Metrics) -> None:
         """Report an evaluation; the time it took does not count as training."""

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from ..errors import UserError, listed
 from ..files import parse_json, read_json
-from ..model.architecture import Architecture, check_tensors, fit_biases, weight_shapes
+from ..model.architecture import (
+    Architecture,
+    architecture,
+    check_tensors,
+    fit_biases,
+    weight_shapes,
+)
 from ..model.init import init_weights
 from ..model.saved_model import CONFIG_FILE, WEIGHTS_FILE
 from ..model.spec import InputSpec, ModelSpec, parse_spec
@@ -65,6 +71,11 @@ def pretrained_weights(
             f"{found.max_pool!r}, this one pads {arch.max_pool!r}, and its outputs would come out "
             f"some 20 % wrong; add --model.max-pool {found.max_pool}"
         )
+    if flags := fitting_network(found, arch):
+        raise UserError(
+            f"the weights of {loaded.path} are a {found.name}, the network is a {arch.name}; "
+            f"add {flags}"
+        )
     weights = dict(loaded.weights)
     notes = [f"starting from {path} ({loaded.layout} layout, {found.name})", *loaded.notes]
     if found.num_classes != arch.num_classes:
@@ -84,6 +95,21 @@ def pretrained_weights(
     what = f"the weights of {loaded.path} ({found.name}, asked for: {arch.name})"
     check_tensors(weight_shapes(arch), weights, what)
     return {name: weights[name] for name in weight_shapes(arch)}, notes
+
+
+def fitting_network(found: Architecture, wanted: Architecture) -> str:
+    """Return the flags that give the network `found`; empty if `wanted` is built alike."""
+    parts = ("layers", "cardinality", "base_width", "se_reduction", "stem", "downsample")
+    if all(getattr(found, part) == getattr(wanted, part) for part in parts):
+        return ""
+    usual, named = architecture(found.name), architecture(wanted.name)
+    words = ["--model", found.name]
+    for part in parts:
+        value, asked = getattr(found, part), getattr(wanted, part)
+        if value != getattr(usual, part) or asked not in (value, getattr(named, part)):
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--model.{part.replace('_', '-')}", *map(str, values)]
+    return " ".join(words)
 
 
 def model_spec(
