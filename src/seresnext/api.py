@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import Config, EngineConfig, EngineName
+from .config import Config, DataConfig, EngineConfig, EngineName, run_data
 from .engines.base import create_engine
 from .errors import UserError
 from .evaluate import evaluate_folder
@@ -44,6 +44,9 @@ class Model:
         """What computes: an engine or a runtime; its `name` and `device` are for people."""
         self.path = path
         """Where the model was loaded from."""
+        self.reading: DataConfig = run_data(path)
+        """How images are found and read: the settings of the run, if it is one's model. Assign
+        others to change links, pixel limit, or the share that was held out."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -83,7 +86,7 @@ class Model:
         >>> model.predict("cat.jpg").classes[0]
         'cat'
         >>> [p.error for p in model.predict(["cat.jpg", b"not an image"])]
-        ['', 'no image that is known; expected JPEG, PNG, WebP or BMP']
+        ['', 'no image that is known; expected JPEG, PNG, WebP, AVIF, HEIC, GIF, TIFF or BMP']
         """
         if isinstance(images, list | tuple):
             return list(self.predict_each(images, top=top))
@@ -102,7 +105,13 @@ class Model:
         >>> sum(p.classes[0] == Path(p.file).parent.name for p in model.predict_each(files))
         6
         """
-        return predict(self.runtime, images, top=top, batch_size=batch_size)
+        return predict(
+            self.runtime,
+            images,
+            top=top,
+            batch_size=batch_size,
+            max_pixels=self.reading.max_pixels,
+        )
 
     def logits(self, images: NDArray[Any]) -> NDArray[Any]:
         """Return float32 logits [N, K] of preprocessed pixels, uint8 [N, S, S, 3] in RGB.
@@ -127,19 +136,26 @@ class Model:
         *,
         batch_size: int = 64,
         workers: int = 0,
-        on_bad_image: Literal["stop", "skip"] = "stop",
+        on_bad_image: Literal["stop", "skip"] | None = None,
     ) -> Metrics:
         """Return top-1, top-5 and loss on labelled images; every image counts exactly once.
 
-        `data` holds `val/<class>/` (or validation, test), or `<class>/` itself. `batch_size` does
-        not change the result. `workers` decode; 0 means one per core. Raises UserError for a folder
-        of another layout and for an unreadable image, unless `on_bad_image` is "skip".
+        `data` holds `val/<class>/` (or valid, validation, test), or `<class>/` itself, or is a
+        list; of a run's own data without splits, the images that the run held out count.
+        `batch_size` does not change the result. `workers` decode; 0 means one per core. Raises
+        UserError for a folder of another layout and for an unreadable image, unless `on_bad_image`
+        is "skip" (by default as in the run).
 
         >>> seresnext.load("runs/mine").evaluate("photos").top1
         1.0
         """
         return evaluate_folder(
-            self.runtime, data, batch_size=batch_size, workers=workers, on_bad_image=on_bad_image
+            self.runtime,
+            data,
+            batch_size=batch_size,
+            workers=workers,
+            on_bad_image=on_bad_image,
+            reading=self.reading,
         )
 
     def close(self) -> None:
@@ -244,6 +260,8 @@ def export(
     precision: ArtifactPrecision = "fp32",
     data: str | Path | None = None,
     calibration: str | Path | None = None,
+    follow_links: bool | None = None,
+    max_pixels: int | None = None,
     with_preprocessing: bool = False,
     max_drop: float = 0.5,
     max_images: int = 1000,
@@ -257,7 +275,8 @@ def export(
     .mindir, .air, .pt2 (torch.export). `precision` is fp32, fp16 or int8; int8 measures ranges on
     `calibration` images (by default the run's training data) and may lose `max_drop` points of
     accuracy. `data` holds labelled images for the comparison (by default the run's validation
-    data), of which `max_images` are taken. `with_preprocessing` makes the input uint8
+    data), of which `max_images` are taken. `follow_links` and `max_pixels` are the run's
+    by default. `with_preprocessing` makes the input uint8
     [B, S, S, 3] instead of normalised float32 [B, 3, S, S]. `engine` and `device` compute the
     reference. An artifact outside the tolerance of its precision raises UserError and replaces no
     earlier file.
@@ -271,6 +290,8 @@ def export(
         precision=precision,
         calibration=Path(calibration) if calibration else None,
         data=Path(data) if data else None,
+        follow_links=follow_links,
+        max_pixels=max_pixels,
         with_preprocessing=with_preprocessing,
         max_drop=max_drop,
         max_images=max_images,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .batch import Batch, check_batch_size
 from .config import DataConfig
 from .data.loader import Reader, Share, eval_batches
-from .data.sources import open_evaluation
+from .data.sources import evaluation_part, open_part
 from .runtimes.base import Runtime
 from .training.metrics import Metrics, MetricSums
 
@@ -52,17 +52,28 @@ def evaluate_folder(
     *,
     batch_size: int = 64,
     workers: int = 0,
-    on_bad_image: Literal["stop", "skip"] = "stop",
+    on_bad_image: Literal["stop", "skip"] | None = None,
+    reading: DataConfig | None = None,
 ) -> Metrics:
     """Evaluate an engine or a runtime on labelled images; `unread_images` lists the unreadable.
 
-    `data` holds `val/<class>/` (or validation, test), or `<class>/` itself. Labels follow the
-    model's class names. Raises UserError for a folder of another layout and, unless
-    `on_bad_image` is "skip", for an unreadable image.
+    `data` holds `val/<class>/` (or valid, validation, test), or `<class>/` itself, or is a list.
+    Labels follow the model's class names. `reading` says how images are found and read, and which
+    ones a run held out; `on_bad_image` is its own by default. Raises UserError for a folder of
+    another layout and, unless `on_bad_image` is "skip", for an unreadable image.
     """
     check_batch_size(batch_size, model.spec.input.image_size, "--batch-size")
-    source = open_evaluation(Path(data), model.spec.class_names)
-    reader = Reader(source, DataConfig(workers=workers, on_bad_image=on_bad_image))
+    reading = reading or DataConfig()
+    part = evaluation_part(Path(data), reading)
+    source = open_part(
+        part,
+        class_names=model.spec.class_names,
+        allow_empty_classes=True,
+        follow_links=reading.follow_links,
+    )
+    policy = on_bad_image or reading.on_bad_image
+    reader = Reader(source, replace(reading, workers=workers, on_bad_image=policy))
     with closing(eval_batches(reader, model.spec.input, Share(batch_size))) as batches:
         metrics = evaluate(model.predict, batches, unread=lambda: reader.bad_images.count)
-    return replace(metrics, unread_images=tuple(reader.bad_images.names()))
+    names = tuple(reader.bad_images.names())
+    return replace(metrics, data=str(part), unread_images=names)

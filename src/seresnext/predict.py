@@ -20,7 +20,7 @@ from .batch import check_batch_size
 from .config import DataConfig
 from .data.decode import ImageError, decode_image, decode_pillow
 from .data.preprocess import preprocess
-from .data.sources.folder import MAX_FILE_BYTES
+from .data.sources.file_list import MAX_FILE_BYTES
 from .errors import UserError, printable
 from .runtimes.base import Runtime
 
@@ -69,7 +69,12 @@ class Prediction:
 
 
 def predict(
-    model: Runtime, images: Iterable[ImageLike], *, top: int = 5, batch_size: int = 32
+    model: Runtime,
+    images: Iterable[ImageLike],
+    *,
+    top: int = 5,
+    batch_size: int = 32,
+    max_pixels: int = DataConfig().max_pixels,
 ) -> Iterator[Prediction]:
     """Yield a Prediction per image, in order; decoding runs one batch ahead.
 
@@ -85,7 +90,7 @@ def predict(
 
         def start() -> list[tuple[ImageLike, Future[NDArray[Any] | str]]]:
             chosen = itertools.islice(items, batch_size)
-            return [(item, pool.submit(read_image, item, model)) for item in chosen]
+            return [(item, pool.submit(read_image, item, model, max_pixels)) for item in chosen]
 
         current = start()
         while current:
@@ -94,19 +99,20 @@ def predict(
             current = ahead
 
 
-def read_image(item: ImageLike, model: Runtime) -> NDArray[Any] | str:
+def read_image(
+    item: ImageLike, model: Runtime, max_pixels: int = DataConfig().max_pixels
+) -> NDArray[Any] | str:
     """Return the preprocessed pixels, uint8 [S, S, 3], or why there are none."""
     try:
-        return preprocess(_pixels(item), model.spec.input)
+        return preprocess(_pixels(item, max_pixels), model.spec.input)
     except OSError as error:
         return error.strerror or str(error)
     except ImageError as error:
         return str(error)
 
 
-def _pixels(item: ImageLike) -> NDArray[Any]:
+def _pixels(item: ImageLike, max_pixels: int) -> NDArray[Any]:
     """Upright uint8 [H, W, 3]. Raises ImageError and OSError."""
-    max_pixels = DataConfig().max_pixels
     if isinstance(item, np.ndarray):
         if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3 or 0 in item.shape:
             raise ImageError(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from seresnext.config import DataConfig
 from seresnext.data.demo import IMAGES, write_digits
-from seresnext.data.sources import open_source, split_paths
+from seresnext.data.sources import open_part, open_source, split_parts
 from seresnext.errors import UserError
 from seresnext.install import install_command
 
@@ -21,9 +21,9 @@ def test_is_scikit_learns_set(tmp_path: Path) -> None:
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     out = tmp_path / "data" / "digits"
     write_digits(out)
-    train, val = split_paths(DataConfig(root=str(out)))
+    train, val = split_parts(DataConfig(root=str(out)))
     assert val is not None
-    sources = [open_source(train), open_source(val)]
+    sources = [open_part(train), open_part(val)]
     assert [len(s) for s in sources] == [1442, 355]
     seen = set()
     for source in sources:

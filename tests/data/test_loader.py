@@ -227,7 +227,7 @@ class TestBadImages:
                 run()
             message = str(caught.value)
             assert any(name in message and why in message for name, why in bad.items())
-            assert "--data.on-bad-image skip" in message
+            assert "--on-bad-image skip" in message
 
     def test_skip_masks_the_row_and_puts_nothing_in_its_place(
         self, source: Source, bad: dict[str, str], tmp_path: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -124,7 +125,8 @@ def test_a_full_disk_leaves_the_old_file(
 
 
 def test_a_model_folder_is_compared_on_synthetic_images(run: Path, tmp_path: Path) -> None:
-    report = export(run / "model", tmp_path / "m.onnx")
+    model = shutil.copytree(run / "model", tmp_path / "model")
+    report = export(model, tmp_path / "m.onnx")
     assert report.images == "32 synthetic images (no --data was given)"
     assert report.comparison.engine_metrics is None
 
@@ -194,8 +196,9 @@ def test_int8_reports_the_blocks_it_left_in_float(
 
 
 def test_int8_needs_images(run: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(run / "model", tmp_path / "model")
     with pytest.raises(UserError, match="give --calibration DIR"):
-        export(run / "model", tmp_path / "m.onnx", ExportOptions(precision="int8"))
+        export(model, tmp_path / "m.onnx", ExportOptions(precision="int8"))
     chosen = export_images.calibration_images(
         run / "model", ExportOptions(calibration=run / "data" / "val")
     )

@@ -26,6 +26,8 @@ from zoo.tiny import LAYERS, TINY, Command
 
 LOG = r"""device_target CPU: float32; the original's float16 is for accelerators
 seresnext50_32x4d on torch cpu \(1 thread\), fp32; 24 images in 4 classes; 18 steps of 4 images .*
+training on .*
+validating on .*: 12 images
 (epoch: (\d) step: 6, loss is \d+\.\d{6}
 epoch time: \d+\.\d{3} ms, per step time: \d+\.\d{3} ms
 epoch: \2 validation accuracy is {'top_1_accuracy': [\d.]+, 'top_5_accuracy': 1\.0}
@@ -222,7 +224,7 @@ def test_standalone_train_script_refuses_another_device_and_passes_failure_on(
     done = command(
         script, "0", "--data_path", "nowhere", "--device_target", "CPU", cwd=tmp_path, code=1
     )
-    assert "no training folder nowhere" in done.stderr
+    assert "no training images at nowhere" in done.stderr
 
 
 # The 310 flow's own parts ----------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..config import EngineName
+from ..config import DataConfig, EngineName, changed
 from ..errors import UsageError
 from ..flags import HELP
 
@@ -26,6 +26,20 @@ class DecodingOptions:
 
     workers: int = 0
     """Decoding threads; 0 means one per core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How images are found and read; what is not given is as in the model's run."""
+
+    follow_links: bool | None = None
+    """Follow links to files and folders. By default as the run did."""
+    max_pixels: int | None = None
+    """Images with more pixels are not read. By default the run's limit."""
+
+    def change(self, data: DataConfig) -> DataConfig:
+        """Return the run's settings with those that are given."""
+        return changed(data, follow_links=self.follow_links, max_pixels=self.max_pixels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,13 @@ from ..errors import UsageError, UserError, printable
 from ..files import to_json
 from ..flags import Positional, parse
 from ..predict import ImageLike, Prediction, is_url
-from .options import ComputeOptions, JsonOption
+from .options import ComputeOptions, JsonOption, ReadingOptions
 
 STANDARD_INPUT = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictArgs(JsonOption, ComputeOptions):
+class PredictArgs(JsonOption, ReadingOptions, ComputeOptions):
     """Print the most probable classes of images.
 
     An image that cannot be read is reported, the others are predicted, and the exit code is 1.
@@ -43,18 +43,19 @@ def run(argv: list[str]) -> int:
         raise UsageError("give --json or --csv, not both")
     from ..api import load
 
+    model = load(args.model, engine=args.engine, device=args.device)
+    model.reading = args.change(model.reading)
     show, failed = _printer(args), 0
 
     def images() -> Iterator[ImageLike]:
         nonlocal failed
         for word in args.images:
             try:
-                yield from _named_by(word)
+                yield from _named_by(word, model.reading.follow_links)
             except UserError as error:  # a folder without images
                 failed += 1
                 show(Prediction(word, (), (), str(error)))
 
-    model = load(args.model, engine=args.engine, device=args.device)
     for answer in model.predict_each(images(), top=args.top, batch_size=args.batch_size):
         if not answer.file:
             answer = dataclasses.replace(answer, file=STANDARD_INPUT)
@@ -63,14 +64,14 @@ def run(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _named_by(word: str) -> Iterator[ImageLike]:
+def _named_by(word: str, follow_links: bool) -> Iterator[ImageLike]:
     """Yield the images of a folder, the image on standard input, or the word itself."""
     from ..data.sources import image_files
 
     if word == STANDARD_INPUT:
         yield sys.stdin.buffer.read()
     elif not is_url(word) and Path(word).is_dir():
-        yield from image_files([Path(word)])
+        yield from image_files([Path(word)], follow_links=follow_links)
     else:
         yield word
 

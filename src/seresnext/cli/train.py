@@ -18,6 +18,7 @@ from ..flags import flags, print_help, read
 from ..launch.processes import launch
 from ..launch.ranks import rank, rank_output, report_exit, world_size
 from ..machine import usable_cores
+from .options import BadImagePolicy
 
 _MIN_NPROC = 16
 """Processes that may be asked for on the smallest machine: it may have as many GPUs."""
@@ -41,6 +42,8 @@ class TrainArgs:
     """Training folder <class>/, instead of --data."""
     val_data: str | None = None
     """Validation folder <class>/, instead of the one below --data."""
+    val_share: float | None = None
+    """Share of each class held out for validation where there are no validation images."""
     out: str | None = None
     """Run folder: checkpoints, logs, the finished model."""
     recipe: str | None = None
@@ -72,6 +75,12 @@ class TrainArgs:
     """Arithmetic of the network."""
     workers: int | None = None
     """Decoding threads; 0 means one per core."""
+    on_bad_image: BadImagePolicy | None = None
+    """stop at an unreadable image, or skip it and list it in the run folder."""
+    follow_links: bool = False
+    """Follow links to files and folders."""
+    max_pixels: int | None = None
+    """Images with more pixels are not read."""
     nproc: int = 1
     """Processes on this machine, each with a device (or its share of the cores) and --batch-size
     images. Several machines: docs/distributed.md."""

@@ -13,7 +13,7 @@ from .groups import (
     RunConfig,
     ScheduleConfig,
 )
-from .reading import load_config, upgraded
+from .reading import changed, load_config, run_data, upgraded
 from .recipes import RECIPES, recipe
 
 __all__ = [
@@ -31,7 +31,9 @@ __all__ = [
     "Precision",
     "RunConfig",
     "ScheduleConfig",
+    "changed",
     "load_config",
     "recipe",
+    "run_data",
     "upgraded",
 ]

@@ -30,7 +30,11 @@ SHORT_NAMES = {
     "data": "data.root",
     "train_data": "data.train",
     "val_data": "data.val",
+    "val_share": "data.val_share",
     "workers": "data.workers",
+    "on_bad_image": "data.on_bad_image",
+    "follow_links": "data.follow_links",
+    "max_pixels": "data.max_pixels",
     "allow_data_change": "data.allow_change",
     "out": "run.out",
     "epochs": "run.duration",
@@ -57,7 +61,11 @@ class Changes(TypedDict, total=False):
     data: str | Group
     train_data: str
     val_data: str
+    val_share: float
     workers: int
+    on_bad_image: str
+    follow_links: bool
+    max_pixels: int
     allow_data_change: bool
     out: str
     epochs: float

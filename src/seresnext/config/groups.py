@@ -89,11 +89,19 @@ class DataConfig:
     """Where the images are, and how unreadable ones are treated."""
 
     root: str = ""
-    """Folder with `train/<class>/` and `val/<class>/` (or `validation/`, `test/`)."""
+    """Folder with `train/<class>/` and `val/<class>/` (or `valid/`, `validation/`, `test/`), or
+    with `<class>/` only; or a .csv or .tsv list of path, label and, optionally, split."""
     train: str = ""
-    """Training folder `<class>/`, instead of `root`/train."""
+    """Training folder `<class>/` or list, instead of `root`/train."""
     val: str = ""
-    """Validation folder `<class>/`, instead of `root`/val."""
+    """Validation folder `<class>/` or list, instead of `root`/val."""
+    val_share: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of each class that is held out for validation, where there are no validation images;
+    None means 0.2 for a `root` without splits, else 0. The images are chosen by their names."""
+    val_seed: Count = 0
+    """Another number holds out other images."""
+    balance: bool = False
+    """Repeat the training images of rarer classes until all classes are equally frequent."""
     workers: Threads = 0
     """Decoding threads; 0 means one per core. The number has no effect on the samples."""
     on_bad_image: Literal["stop", "skip"] = "stop"
@@ -103,8 +111,9 @@ class DataConfig:
     """Accept class folders without images."""
     follow_links: bool = False
     """Follow links to files and folders, also outside the data folder; loops are refused."""
-    max_pixels: PositiveInt = 100_000_000
-    """Images with more pixels are refused before they are decoded."""
+    max_pixels: PositiveInt = 210_000_000
+    """Images with more pixels are refused before they are decoded. Phones take up to
+    200 million."""
     drop_last: bool = False
     """True: drop the incomplete last batch of each epoch (the original's rule). False: no image is
     dropped; a batch may span two epochs."""

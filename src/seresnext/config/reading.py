@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..files import read_json
 from ..schema import from_dict
 from .config import Config
+from .groups import DataConfig
+
+_log = logging.getLogger(__name__)
 
 _MOVED = {
     ("optim", "label_smoothing"): "loss",
@@ -19,6 +25,27 @@ _MOVED = {
 def load_config(path: str | Path) -> Config:
     """Read `config.json` of a run, or one written by hand. Raises UserError naming the field."""
     return from_dict(Config, upgraded(read_json(Path(path), "config"))).check()
+
+
+def run_data(path: Path) -> DataConfig:
+    """Return the data settings of the run that `path` is, or is a file or folder of.
+
+    The defaults for anything else, and, with a warning, where the run's settings are damaged.
+    """
+    for folder in (path, path.parent, path.parent.parent):
+        file = folder / "config.json"
+        if file.is_file() and ((folder / "model").is_dir() or (folder / "checkpoints").is_dir()):
+            try:
+                return load_config(file).data
+            except UserError as error:
+                _log.warning("the run's data settings are not used: %s", error)
+                break
+    return DataConfig()
+
+
+def changed(data: DataConfig, **given: Any) -> DataConfig:
+    """Return the settings with those that are given: None leaves a field as it is."""
+    return replace(data, **{name: value for name, value in given.items() if value is not None})
 
 
 def upgraded(data: Any) -> Any:

@@ -1,13 +1,16 @@
 """Bytes -> upright uint8 RGB. All images are decoded here.
 
-Formats are recognised by content, never by name: JPEG, PNG, WebP, BMP. Rules:
+Formats are recognised by content, never by name: JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP, and HEIC
+with the package pillow-heif. Rules:
 
 - EXIF orientation 1-8 is applied.
-- Alpha, and a transparent colour or palette entry, is composited on white.
+- Alpha, and a transparent colour or palette entry, is composited on white, at every bit depth.
 - CMYK (in JPEG, stored inverted as Adobe does): R = (255 - C) (255 - K) / 255, and so on.
-- Embedded colour profiles are not applied.
-- 16-bit grey is divided by 257 and rounded; 16-bit colour keeps its high byte.
-- Of an animation the first frame is decoded.
+- 16-bit grey is divided by 257 and rounded; 16-bit colour, or grey with alpha, keeps its high
+  byte.
+- Of an animation, or several pages, the first is decoded.
+- What describes a picture without changing it (text, colour profiles, gamma, physical size) is not
+  looked at, be it large or damaged.
 
 Files that end early are refused, however much of the picture could be shown, and so are files
 that libjpeg's warnings or a PNG's checksums show to be damaged.
@@ -18,43 +21,34 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from .jpeg import ImageError, Jpeg, segments
+from .formats import CONVERT, described, recognise
+from .jpeg import ImageError, Jpeg, segments, without_metadata
+from .png import Png, parse_png, wide_colors
 
 __all__ = ["Box", "ImageError", "OpenImage", "decode_image", "open_image"]
 
 # Decoding runs in many threads at once; OpenCV's own would compete with them.
 cv2.setNumThreads(1)
-# Pillow warns of a damaged animation header, which decoding the first frame does not need.
-warnings.filterwarnings("ignore", message="Invalid APNG", category=UserWarning)
-
-_OTHER_FORMATS = {
-    b"GIF8": "a GIF",
-    b"II*\0": "a TIFF",
-    b"MM\0*": "a TIFF",
-    b"%!PS": "a PostScript file",
-    b"\xc5\xd0\xd3\xc6": "a PostScript file",
-    b"%PDF": "a PDF",
-    b"<htm": "a web page",
-    b"<HTM": "a web page",
-    b"<!do": "a web page",
-    b"<!DO": "a web page",
-    b"<svg": "an SVG",
-    b"<?xm": "an XML file",
-}
+# Pillow warns of oddities in what is not looked at.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 @dataclass(frozen=True)
@@ -121,8 +115,7 @@ def open_image(data: bytes, max_pixels: int) -> OpenImage:
     try:
         height, width, color, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError):  # a subsampling that TurboJPEG has no name for, or damage
-        # Without the EXIF block, which Pillow would parse too, warning of damaged tags.
-        stored, _ = _load(kind, data[: exif.start] + data[exif.stop :], max_pixels)
+        stored, _ = _load(kind, without_metadata(data), max_pixels)
         return _opened(stored, orientation)
     _check_size(width, height, max_pixels)
     jpeg = Jpeg(data, width, height, color in ("CMYK", "YCCK"), height_at)
@@ -137,34 +130,48 @@ def decode_image(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
 
 
 def _kind(data: bytes) -> str:
-    """Return JPEG, PNG, WebP or BMP, from the first bytes. Raises ImageError."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WebP"
-    if data.startswith(b"BM"):
-        return "BMP"
-    if not data:
-        raise ImageError("empty file")
-    found = _OTHER_FORMATS.get(data.lstrip()[:4], "no image that is known")
-    raise ImageError(f"{found}; expected JPEG, PNG, WebP or BMP")
+    """Return the format, from the first bytes. Raises ImageError for one that is not read."""
+    kind = recognise(data)
+    if not kind:
+        raise ImageError(described(data))
+    return kind
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise ImageError(
-            f"{width} x {height} pixels; at most {max_pixels} are read (data.max_pixels)"
-        )
+        raise ImageError(f"{width} x {height} pixels; at most {max_pixels} are read (--max-pixels)")
 
 
 # What Pillow decodes ------------------------------------------------------------------------
+
+
+class _Tiff(TiffImageFile):
+    """Without reading further folders of tags, whose damage would refuse the picture."""
+
+    def load_end(self) -> None:
+        self._size = self.im.size
+
+
+def _heic(file: io.BytesIO) -> Image.Image:
+    """Open a HEIC image. Raises ImageError without the package for it."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError(f"HEIC, which needs pip install 'seresnext[heic]'; or {CONVERT}") from None
+    options = pillow_heif.options
+    options.DECODE_THREADS = 1
+    options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
+    return pillow_heif.HeifImageFile(file)
+
 
 _PILLOW: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
     "WebP": WebPImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+    "HEIC": _heic,
+    "GIF": GifImageFile,
+    "TIFF": _Tiff,
     "BMP": BmpImageFile,
 }
 
@@ -175,16 +182,46 @@ def _load(kind: str, data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8], i
     The plugins are called directly, because `Image.open` applies a pixel limit and warnings of
     its own, which are global.
     """
+    if kind == "PNG":
+        return _load_png(parse_png(data), max_pixels)
     if kind == "WebP":  # its decoder allocates the picture when it is opened
         _check_size(*_webp_size(data), max_pixels)
-    if kind == "PNG":
-        _check_png(data)
+    with _pillow(kind, data, max_pixels) as image:
+        if isinstance(image, _Tiff):
+            orientation = image.tag_v2.get(_ORIENTATION, 1)
+        else:
+            exif = image.info.get("exif") or b""
+            orientation = read_orientation(exif.removeprefix(b"Exif\0\0"))
+        return _rgb(image), orientation
+
+
+def _load_png(png: Png, max_pixels: int) -> tuple[NDArray[np.uint8], int]:
+    """Decode a PNG as `_load` does; pixels of the transparent colour become white."""
+    _check_size(png.width, png.height, max_pixels)
+    orientation = read_orientation(png.exif)
+    if png.clear and png.depth == 16 and not png.grey:
+        samples: NDArray[Any] = wide_colors(png)
+        rgb = (samples >> 8).astype(np.uint8)
+    else:
+        with _pillow("PNG", png.data, max_pixels) as image:
+            rgb = _rgb(image)
+            samples = np.asarray(image) if png.depth == 16 and png.grey else rgb
+    if png.clear:
+        levels = (1 << png.depth) - 1
+        clear = [key * 255 // levels if png.depth < 8 else key for key in png.clear]
+        samples = samples if samples.ndim == 3 else samples[..., None]
+        rgb[(samples == np.array(clear)).all(-1)] = 255
+    return rgb, orientation
+
+
+@contextmanager
+def _pillow(kind: str, data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Yield the image that Pillow has decoded; errors in the block are ImageErrors, too."""
     try:
         image = _PILLOW[kind](io.BytesIO(data))
         _check_size(*image.size, max_pixels)
         image.load()
-        exif = image.info.get("exif", b"")
-        return _rgb(image), read_orientation(exif.removeprefix(b"Exif\0\0"))
+        yield image
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # damaged files make Pillow raise errors of any type
@@ -195,27 +232,6 @@ def _load(kind: str, data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8], i
 def _opened(stored: NDArray[np.uint8], orientation: int) -> OpenImage:
     pixels = upright(stored, orientation)
     return OpenImage(pixels.shape[1], pixels.shape[0], pixels, 1)
-
-
-def _check_png(data: bytes) -> None:
-    """Check that every chunk is complete and has its checksum. Raises ImageError.
-
-    Pillow does not check those of the compressed pixels: it decodes up to 1.5 % of files with one
-    flipped bit to wrong pixels, without an error. The check takes 1 % of the decoding time of a
-    500 x 375 photo.
-    """
-    at = 8
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        name = data[at + 4 : at + 8]
-        if end > len(data):
-            break
-        if zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
-            raise ImageError(f"damaged PNG: wrong checksum of chunk {name!r}")
-        if name == b"IEND":
-            return
-        at = end
-    raise ImageError("damaged PNG: file ends early")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -240,8 +256,12 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Convert to RGB by the rules in this module's docstring."""
-    if image.mode.startswith("I"):
-        grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if image.mode.startswith(("I", "F")):
+        levels = np.asarray(image)
+        if image.mode == "F" or levels.min() < 0 or levels.max() > 0xFFFF:
+            raise ImageError(f"pixels of more than 16 bits or below 0; {CONVERT}")
+        grey = ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        grey[levels == image.info.get("transparency", -1)] = 255
         return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -251,17 +271,29 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
+_ORIENTATION = 0x0112
+"""Tag of EXIF and TIFF."""
+
+
 def decode_pillow(image: Image.Image, *, max_pixels: int) -> NDArray[np.uint8]:
     """Return an open Pillow image as upright uint8 RGB [H, W, 3]. Raises ImageError."""
     _check_size(*image.size, max_pixels)
-    return upright(_rgb(image), image.getexif().get(0x0112, 1))
+    try:
+        pixels = _rgb(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"damaged image: {' '.join(str(error).split())}") from None
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a damaged block makes Pillow raise errors of any type
+        orientation = 1
+    return upright(pixels, orientation)
 
 
 # EXIF orientation ---------------------------------------------------------------------------
 
 
 def read_orientation(tiff: bytes) -> int:
-    """Return tag 0x0112 of an EXIF block; 1 (upright) without one or in a damaged block."""
+    """Return the orientation of an EXIF block; 1 (upright) without one or in a damaged block."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return 1
@@ -270,7 +302,7 @@ def read_orientation(tiff: bytes) -> int:
         (entries,) = struct.unpack_from(f"{order}H", tiff, at)
         for entry in range(at + 2, at + 2 + 12 * entries, 12):
             tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
-            if tag == 0x0112:
+            if tag == _ORIENTATION:
                 form = {1: "B", 3: "H", 4: "I"}[kind]
                 (value,) = struct.unpack_from(f"{order}{form}", tiff, entry + 8)
                 return value if 1 <= value <= 8 else 1

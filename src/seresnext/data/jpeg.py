@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,6 +55,9 @@ class Jpeg:
             reason = str(error)
         if _BYTES_LEFT in reason:
             return simplejpeg.decode_jpeg(self.data, color, strict=False, **size)
+        plain = without_metadata(self.data) if "bad ICC marker" in reason else self.data
+        if plain != self.data:
+            return replace(self, data=plain)._all(color, factor)
         if "unknown JFIF revision" in reason:  # raised by the decoder even when it is not strict
             major = self.data.find(b"JFIF\0") + 5
             if self.data[major] != 1:
@@ -102,20 +106,37 @@ def segments(data: bytes) -> tuple[slice, int]:
     The latter is 0 unless the image is sequential and without restart markers.
     """
     exif, height_at, restarts = slice(0, 0), 0, False
-    at = 2
-    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-        marker = data[at + 1]
-        if marker in (0xDA, 0xD9):  # start of scan, end of image
-            break
-        if marker == 0xFF:  # padding
-            at += 1
-            continue
-        end = at + 2 + (data[at + 2] << 8 | data[at + 3])
+    for marker, at, end in _markers(data):
         if marker == 0xE1 and exif.stop == 0 and data[at + 4 : at + 10] == b"Exif\0\0":
             exif = slice(at, end)
         elif marker in (0xC0, 0xC1):
             height_at = at + 5
         elif marker == 0xDD:
             restarts = True
-        at = end
     return exif, 0 if restarts else height_at
+
+
+def without_metadata(data: bytes) -> bytes:
+    """Return the file without comments and the segments of applications, except JFIF's and Adobe's,
+    which say how colours are stored."""
+    kept, done = [], 0
+    for marker, at, end in _markers(data):
+        if marker == 0xFE or (0xE1 <= marker <= 0xEF and marker != 0xEE):
+            kept.append(data[done:at])
+            done = end
+    return b"".join((*kept, data[done:]))
+
+
+def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield the second byte, the start and the end of each segment before the first scan."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        marker = data[at + 1]
+        if marker in (0xDA, 0xD9):  # start of scan, end of image
+            return
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        end = at + 2 + (data[at + 2] << 8 | data[at + 3])
+        yield marker, at, end
+        at = end

@@ -69,7 +69,7 @@ class Reader:
             if self.config.on_bad_image == "stop":
                 raise UserError(
                     f"cannot read image {name}: {reason}; fix or remove it, or leave such images "
-                    "out with --data.on-bad-image skip (evaluate: --on-bad-image skip)"
+                    "out with --on-bad-image skip"
                 ) from None
             self.bad_images.add(name, index, reason)
             return False

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..batch import Batch
-from ..config import DataConfig, load_config
+from ..config import DataConfig, changed, run_data
 from ..data.loader import Reader, Share, eval_batches
 from ..data.sources import (
+    Part,
     Source,
     Subset,
-    evaluation_path,
+    evaluation_part,
     image_files,
     image_list,
-    open_source,
-    split_paths,
+    open_part,
+    split_parts,
 )
 from ..errors import UserError
-from ..model.saved_model import CONFIG_FILE
 from ..model.spec import ModelSpec
 from .options import ExportOptions
 
@@ -38,13 +38,15 @@ class Images:
     """Their number and folder, for people."""
     source: Source | None
     """None: synthetic images."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """How they are read."""
     labelled: bool = False
 
     def batches(self, spec: ModelSpec, workers: int) -> Generator[Batch, None, None]:
         """The images, preprocessed as for evaluation; unreadable ones are masked."""
         if self.source is None:
             return _synthetic(spec.input.image_size)
-        reader = Reader(self.source, DataConfig(workers=workers, on_bad_image="skip"))
+        reader = Reader(self.source, replace(self.data, workers=workers, on_bad_image="skip"))
         return eval_batches(reader, spec.input, Share(BATCH_SIZE))
 
 
@@ -53,11 +55,17 @@ def comparison_images(model: Path, spec: ModelSpec, options: ExportOptions) -> I
 
     Of labelled ones at most `options.max_images`.
     """
-    folder = evaluation_path(options.data) if options.data else recorded_data(model)[1]
-    if folder is not None:
-        found = open_source(folder, class_names=spec.class_names, allow_empty_classes=True)
+    data = _reading(model, options)
+    part = evaluation_part(options.data, data) if options.data else recorded_parts(data)[1]
+    if part is not None:
+        found = open_part(
+            part,
+            class_names=spec.class_names,
+            allow_empty_classes=True,
+            follow_links=data.follow_links,
+        )
         source = spread(found, options.max_images)
-        return Images(f"{len(source)} images of {folder}", source, labelled=True)
+        return Images(f"{len(source)} images of {part}", source, data, labelled=True)
     if options.calibration:
         return calibration_images(model, options)
     return Images(f"{BATCH_SIZE} synthetic images (no --data was given)", None)
@@ -65,24 +73,32 @@ def comparison_images(model: Path, spec: ModelSpec, options: ExportOptions) -> I
 
 def calibration_images(model: Path, options: ExportOptions) -> Images:
     """`options.calibration`; else the run's training data; else `options.data`; else UserError."""
-    folder = options.calibration or recorded_data(model)[0] or options.data
-    if folder is None:
+    data = _reading(model, options)
+    part = None if options.calibration else recorded_parts(data)[0]
+    folder = options.calibration or options.data
+    if part is not None:
+        found = open_part(part, allow_empty_classes=True, follow_links=data.follow_links)
+    elif folder is not None:
+        found = image_list(image_files([folder], follow_links=data.follow_links))
+    else:
         raise UserError("int8 needs typical images to measure ranges on: give --calibration DIR")
-    source = spread(image_list(image_files([folder])), CALIBRATION_IMAGES)
-    return Images(f"{len(source)} images of {folder}", source)
+    source = spread(found, CALIBRATION_IMAGES)
+    return Images(f"{len(source)} images of {part or folder}", source, data)
 
 
-def recorded_data(model: Path) -> tuple[Path | None, Path | None]:
-    """The run's training and validation data; (None, None) if they are no longer there."""
-    run = model.parent.parent if model.parent.name == "checkpoints" else model
-    config = run / CONFIG_FILE
-    if not ((run / "model").is_dir() or (run / "checkpoints").is_dir()) or not config.is_file():
-        return None, None
-    data = load_config(config).data
+def recorded_parts(data: DataConfig) -> tuple[Part | None, Part | None]:
+    """A run's training and validation images; (None, None) if they are no longer there."""
     try:
-        return split_paths(data)
+        return split_parts(data)
     except UserError:
         return None, None
+
+
+def _reading(model: Path, options: ExportOptions) -> DataConfig:
+    """How images are found and read: as by the run, unless the options say otherwise."""
+    return changed(
+        run_data(model), follow_links=options.follow_links, max_pixels=options.max_pixels
+    )
 
 
 def spread(source: Source, most: int) -> Source:

@@ -22,6 +22,10 @@ class ExportOptions:
     data: Path | None = None
     """Labelled images for the comparison: a folder with val/<class>/, or with <class>/ itself. By
     default the run's own validation data."""
+    follow_links: bool | None = None
+    """Follow links in these folders. By default as the run did."""
+    max_pixels: int | None = None
+    """Images with more pixels are not read. By default the run's limit."""
     with_preprocessing: bool = False
     """Take uint8 [B, S, S, 3] and normalise in the graph."""
     max_drop: float = 0.5

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..batch import Batch
-from ..config import DataConfig, load_config
+from ..config import run_data
 from ..data.loader import Reader, Share, eval_batches
 from ..data.sources import Source, open_evaluation, open_splits
 from ..errors import UserError
@@ -218,11 +218,10 @@ def labelled_images(
     None for a run without validation images. Raises UserError for a model that is no run, and for
     images that are not there.
     """
+    config = run_data(model)
     if data is not None:
-        source: Source | None = open_evaluation(data)
-        config = DataConfig()
+        source: Source | None = open_evaluation(data, data=config)
     elif (model / "config.json").is_file() and (model / METRICS_FILE).is_file():
-        config = load_config(model / "config.json").data
         source = open_splits(config)[1]
     else:
         raise UserError(f"{model} is not a run folder: name labelled images with --data DIR")

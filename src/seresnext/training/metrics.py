@@ -31,6 +31,8 @@ class Metrics:
     unread: int
     """Images that could not be read; in no figure above."""
     images_per_second: float
+    data: str = ""
+    """Which images these are, where an evaluation of its own asked for them."""
     unread_images: tuple[str, ...] = ()
     """Which images could not be read, where an evaluation of its own asked for them."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from ..config import Config
 from ..console import guarded_output
 from ..data.bad_images import BadImages
+from ..data.checks import warnings
 from ..data.loader import Reader, Share, train_batches
-from ..data.sources import open_splits
+from ..data.sources import open_splits, refuse_inside, settled, split_parts
 from ..engines.base import Engine, EngineState, create_engine
 from ..errors import UserError
 from ..launch.heartbeat import Watch
@@ -44,6 +46,8 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
     """
     with ExitStack() as stack:
         stack.enter_context(guarded_output(survives=True))
+        refuse_inside(Path(config.run.out), config.data)
+        config = replace(config, data=settled(config.data))
         source, val_source = open_splits(config.data)
         if config.run.ship == "best" and val_source is None:
             raise UserError(
@@ -120,9 +124,23 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
             result,
         )
         reporter.message(describe(run))
+        say_data(run)
         if result is None:
             log.start()
         yield run
+
+
+def say_data(run: Run) -> None:
+    """Say on rank 0 which images train and validate, and what is odd about them."""
+    if not run.writes:
+        return
+    say, (train, val) = run.log.reporter.message, split_parts(run.config.data)
+    say(f"training on {train}")
+    if val and run.val_source:
+        say(f"validating on {val}: {len(run.val_source)} images")
+    if run.result is None:
+        for text in warnings(run.source, run.val_source):
+            say(f"warning: {text}")
 
 
 def earlier_result(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from ..config import run_data
 from ..data.sources import open_evaluation
 from ..errors import UserError
-from ..exporters.images import recorded_data
+from ..exporters.images import recorded_parts
 from ..exporters.options import ExportOptions as Comparing
 from ..exporters.report import print_report
 from ..exporters.run import export
@@ -27,7 +28,8 @@ def main(argv: list[str]) -> int:
     settings = engine_config(options.device_target, options.device_id, options.engine)
     path = Path(options.ckpt_file)
     run = path if path.is_dir() else path.parent
-    data = Path(options.data_path) if options.data_path else recorded_data(run)[1]
+    recorded = recorded_parts(run_data(run))[1]
+    data = Path(options.data_path) if options.data_path else recorded.path if recorded else None
     loaded = load_weights(path)
     spec = spec_of(
         path,

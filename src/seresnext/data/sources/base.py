@@ -42,6 +42,14 @@ class Source(Protocol):
         """Return where image `index` is stored, for messages and reports. Reads no image."""
         ...
 
+    def name(self, index: int) -> str:
+        """Return what image `index` is called in its source, wherever that lies. Reads no image."""
+        ...
+
+    def size(self, index: int) -> int:
+        """Return the bytes that `self[index].data` has, or -1 where it is not found. Reads none."""
+        ...
+
     def fingerprint(self) -> str:
         """Return a hex digest that changes when the images, their order or their labels do."""
         ...
@@ -64,6 +72,12 @@ class Subset(Source):
 
     def describe(self, index: int) -> str:
         return self._source.describe(self._original(index))
+
+    def name(self, index: int) -> str:
+        return self._source.name(self._original(index))
+
+    def size(self, index: int) -> int:
+        return self._source.size(self._original(index))
 
     def fingerprint(self) -> str:
         """SHA-256 over the whole source's fingerprint and the indices."""

@@ -1,98 +1,29 @@
-"""Images in files: class folders, and plain lists of files."""
+"""Folders of images: class folders, and images to predict."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...errors import UserError
-from .base import Sample, Source
+from ...errors import UserError, printable
+from ..formats import EXTENSIONS, remedies
+from .file_list import FileList
+from .names import match, some
 
-EXTENSIONS = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp")
-"""Files with these endings are listed (in any case); the content decides how they are decoded."""
-
-MAX_FILE_BYTES = 1 << 29
-"""Larger files are not read: images within `DataConfig.max_pixels` are far smaller."""
-
-SPLITS = ("train", "val", "validation", "test")
+SPLITS = ("train", "val", "valid", "validation", "test")
 LAYOUT = "<class>/<image>"
-_UNREADABLE_IMAGES = (".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".tif", ".tiff")
+_JUNK = (
+    *("__macosx", "$recycle.bin", "system volume information", "@eadir", "lost+found"),
+    *("__pycache__", "thumbs.db", "desktop.ini"),
+)
+"""What systems and archivers leave in folders, in lower case: ignored like hidden entries."""
 
 _log = logging.getLogger(__name__)
-
-
-class FileList(Source):
-    """Files, each with a label.
-
-    A path takes its length plus 8 bytes of memory: 47 MB for ImageNet's 1.28 million, where `Path`
-    objects would take half a gigabyte.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        class_names: Sequence[str],
-        paths: Sequence[bytes],
-        labels: Sequence[int] | NDArray[np.integer[Any]],
-    ) -> None:
-        """`paths` are relative to `root` or absolute, encoded by `os.fsencode`."""
-        assert len(paths) == len(labels)
-        self._root = os.fspath(root)
-        self.class_names = tuple(class_names)
-        self.labels = np.asarray(labels, np.int32)
-        self._paths = b"".join(paths)
-        self._ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
-        self._fingerprint = ""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> Sample:
-        with open(self.describe(index), "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_FILE_BYTES:
-                raise OSError(f"file of {size} bytes; at most {MAX_FILE_BYTES} are read")
-            data = file.readall()
-        return Sample(data, int(self.labels[index]))
-
-    def describe(self, index: int) -> str:
-        return os.path.join(self._root, os.fsdecode(self._path(index)))
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the class names and each file's path, label and size. Raises UserError.
-
-        It changes when files are added, removed, renamed, moved to another class or changed in
-        size. Bytes changed in place at the same size go unnoticed: finding them would mean reading
-        every file.
-        """
-        if not self._fingerprint:
-            digest = hashlib.sha256()
-            for class_name in self.class_names:
-                digest.update(b"%b\0" % class_name.encode())
-            for index, label in enumerate(self.labels.tolist()):
-                path = self.describe(index)
-                try:
-                    size = os.stat(path).st_size
-                except OSError as error:
-                    raise UserError(f"cannot look at {path}: {error.strerror}") from None
-                digest.update(b"%b\0%d\0%d\0" % (self._path(index), label, size))
-            self._fingerprint = digest.hexdigest()
-        return self._fingerprint
-
-    def _path(self, index: int) -> bytes:
-        """The path as it was given."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        start = self._ends[index - 1] if index else 0
-        return self._paths[start : self._ends[index]]
 
 
 def image_folder(
@@ -115,21 +46,16 @@ def image_folder(
     without images unless `allow_empty_classes`, and for a link back to a folder that contains it.
     """
     skipped: Counter[str] = Counter()
-    folders = _class_folders(root, follow_links, skipped)
-    names = tuple(sorted(folders) if class_names is None else class_names)
-    unknown = sorted(set(folders) - set(names))
-    if unknown:
-        raise UserError(
-            f"{root}: class folders that are no known class: {_some(unknown)}; the {len(names)} "
-            f"known ones are {_some(names)}. Rename or remove those folders, or train with them"
-        )
+    found = _class_folders(root, follow_links, skipped)
+    folders = match(found, class_names, str(root))
+    names = tuple(folders if class_names is None else class_names)
     paths: list[bytes] = []
     counts = [0] * len(names)
     for label, name in enumerate(names):
         if name in folders:
-            found = sorted(map(os.fsencode, _walk(root, name, follow_links, skipped)))
-            counts[label] = len(found)
-            paths += found
+            images = sorted(map(os.fsencode, _walk(root, folders[name], follow_links, skipped)))
+            counts[label] = len(images)
+            paths += images
     if not paths:
         raise UserError(
             f"{root}: no images in {len(folders)} class folders{_listed(skipped)}; "
@@ -138,20 +64,19 @@ def image_folder(
     empty = [n for n, count in zip(names, counts, strict=True) if n in folders and not count]
     if empty and not allow_empty_classes:
         raise UserError(
-            f"{root}: no images in class {_some(empty)}{_listed(skipped)}; add some, remove the "
-            "folder, or accept it with --data.allow-empty-classes"
+            f"{root}: no images in class {some(empty)}{_listed(skipped)}; add some, remove the "
+            "folder, or train with --data.allow-empty-classes"
         )
-    unread = {k: n for k, n in skipped.items() if "link" in k or k in _UNREADABLE_IMAGES}
-    if unread:
-        _log.warning("%s: not read%s", root, _listed(unread))
+    _say(root, skipped)
     return FileList(root, names, paths, np.repeat(np.arange(len(names)), counts))
 
 
-def image_files(paths: Iterable[Path]) -> list[Path]:
+def image_files(paths: Iterable[Path], *, follow_links: bool = False) -> list[Path]:
     """Return the given files, whatever their ending, and the images below the given folders.
 
-    Images below a folder come in order of their paths; hidden files and links are skipped. Raises
-    UserError for a path that does not exist and for a folder without images.
+    Images below a folder come in order of their paths; hidden files are skipped, and so are links
+    unless `follow_links`. Raises UserError for a path that does not exist and for a folder without
+    images.
     """
     files: list[Path] = []
     for path in paths:
@@ -159,11 +84,12 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
             files.append(path)
         elif path.is_dir():
             skipped: Counter[str] = Counter()
-            found = sorted(_walk(path, "", False, skipped), key=os.fsencode)
+            found = sorted(_walk(path, "", follow_links, skipped), key=os.fsencode)
             if not found:
                 raise UserError(
                     f"{path}: no images{_listed(skipped)}; looked for {', '.join(EXTENSIONS)}"
                 )
+            _say(path, skipped)
             files += [path / name for name in found]
         else:
             raise UserError(f"no such file or folder: {path}")
@@ -174,6 +100,19 @@ def image_list(files: Iterable[Path]) -> FileList:
     """Return a source of unlabelled images (label -1), in the given order."""
     paths = [os.fsencode(path) for path in files]
     return FileList("", (), paths, np.full(len(paths), -1))
+
+
+def is_split(path: Path) -> bool:
+    """Return whether a folder holds class folders; one that holds images itself is a class."""
+    if not path.is_dir():
+        return False
+    folders = False
+    for entry in _entries(path):
+        if entry.is_dir():
+            folders = True
+        elif entry.name.lower().endswith(EXTENSIONS):
+            return False
+    return folders
 
 
 # Walking -----------------------------------------------------------------------------------
@@ -190,21 +129,18 @@ def _class_folders(root: Path, follow_links: bool, skipped: Counter[str]) -> set
             folders.add(entry.name)
         elif entry.name.lower().endswith(EXTENSIONS):
             images += 1
+        else:
+            skipped[_kind(entry.name)] += 1
+    if images and folders:
+        skipped["images outside class folders"] = images
     if not folders:
         what = f"{images} images but no class folders" if images else "no class folders"
         raise UserError(f"{root}: {what}{_listed(skipped)}; expected {root}/{LAYOUT}")
-    if "train" in folders and folders <= set(SPLITS):
+    if "train" in folders and folders <= set(SPLITS) and all(is_split(root / n) for n in folders):
         raise UserError(
-            f"{root} holds whole splits ({_some(sorted(folders))}), not classes; "
+            f"{root} holds whole splits ({some(sorted(folders))}), not classes; "
             f"name one of them, such as {root}/train"
         )
-    for name in sorted(folders):
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise UserError(
-                f"{root}: the name of class folder {os.fsencode(name)!r} is not UTF-8; rename it"
-            ) from None
     return folders
 
 
@@ -237,28 +173,35 @@ def _walk(
         elif entry.name.lower().endswith(EXTENSIONS):
             yield path
         else:
-            skipped[os.path.splitext(entry.name)[1].lower() or "no ending"] += 1
+            skipped[_kind(entry.name)] += 1
 
 
 def _entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
-    """Yield a folder's entries, without hidden ones."""
+    """Yield a folder's entries, without hidden ones and what systems leave there."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith("."):
+                if not entry.name.startswith(".") and entry.name.lower() not in _JUNK:
                     yield entry
     except OSError as error:
         raise UserError(f"cannot read folder {folder}: {error.strerror}") from None
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
-    """Return the first few names, for a message."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _kind(name: str) -> str:
+    """Return a file's ending, for a message."""
+    return printable(os.path.splitext(name)[1].lower()) or "no ending"
 
 
-def _listed(skipped: dict[str, int]) -> str:
+def _say(root: Path, skipped: Counter[str]) -> None:
+    """Warn of what was not listed, if anything."""
+    if skipped:
+        _log.warning("%s: not read%s", printable(str(root)), _listed(skipped))
+
+
+def _listed(skipped: Counter[str]) -> str:
     """Return what was skipped, for a message."""
+    if not skipped:
+        return ""
     kinds = [f"{kind} ({n})" for kind, n in sorted(skipped.items())]
-    hint = "; --data.follow-links follows links" if "links" in skipped else ""
-    return f" [passed over: {_some(kinds, 8)}{hint}]" if skipped else ""
+    hints = ["--follow-links follows links"] if "links" in skipped else []
+    return f" [passed over: {'; '.join([some(kinds, 8), *hints, *remedies(skipped)])}]"
