@@ -23,6 +23,7 @@ from .runtimes.base import Runtime, create_runtime
 from .runtimes.formats import ArtifactPrecision
 from .training.log import Reporter, console_reporter, read_metrics
 from .training.metrics import Metrics
+from .weights.hub import local_copy
 from .weights.load import load_weights, model_spec
 
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
@@ -182,7 +183,8 @@ def load(
     """Load a model from wherever it is stored; the format is detected from the content.
 
     `path` is a run folder, a model folder, an artifact of `export` (.onnx, .xml, .mindir, .pt2), or
-    weights of timm, mindcv or the original model zoo (.safetensors, .pth, .ckpt, timm's folder).
+    weights of timm, mindcv or the original model zoo (.safetensors, .pth, .ckpt, timm's folder), or
+    a model of the Hugging Face hub by name (`timm/NAME`, `hf:OWNER/NAME@REVISION`; extra hub).
     `engine` ("torch", "mindspore") computes everything but artifacts. `device` is where: auto, cpu,
     cuda, cuda:N, npu, mps, ascend. `threads` of the CPU; 0 leaves the number to the framework.
     Raises UserError for a file that is missing, damaged or of another kind.
@@ -190,7 +192,7 @@ def load(
     >>> seresnext.load("runs/mine")
     <seresnext.Model runs/mine: torch on cpu...>
     """
-    path = Path(path)
+    path = local_copy(path)
     if not path.is_dir() and path.suffix not in _WEIGHTS:
         return Model(create_runtime(path, device=device, engine=engine, threads=threads), path)
     loaded = load_weights(path)

@@ -23,6 +23,7 @@ from ..launch.heartbeat import Watch
 from ..launch.ranks import world_size
 from ..model.init import init_weights
 from ..model.spec import ModelSpec
+from ..weights.hub import advice
 from ..weights.load import pretrained_weights
 from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, newest_checkpoint
 from .interrupt import Interrupt
@@ -61,6 +62,11 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
         folder = RunFolder(config.run.out, reporter.message)
         if not list_checkpoints(folder.checkpoints):  # else the global batch is the checkpoint's
             make_plan(config, len(source), world_size(), config.run.batch_size * world_size())
+            if config.recipe == "finetune" and not config.run.pretrained:
+                reporter.message(
+                    "warning: fine-tuning starts from random weights, which needs many more images "
+                    f"and epochs; {advice(config.model.name)}"
+                )
         weights = start_weights(config, spec, reporter)
         engine = create_engine(spec, weights, config.engine, config.optim, config.loss)
         stack.callback(engine.close)

@@ -23,6 +23,7 @@ from ..model.saved_model import CONFIG_FILE, WEIGHTS_FILE
 from ..model.spec import InputSpec, ModelSpec, parse_spec
 from ..tensors import Entry, list_safetensors
 from .ckpt import list_ckpt
+from .hub import local_copy
 from .layouts import with_biases
 from .pth import list_pth
 from .timm_config import read_timm_config
@@ -38,13 +39,13 @@ _STATE_FILE = "state.json"
 
 
 def load_weights(path: str | Path) -> LoadedWeights:
-    """Open a run folder, a model folder (this package's or timm's) or a weights file.
+    """Open a run folder, a model folder (this package's or timm's), a weights file or a hub's name.
 
     The format of a file is detected from its content: safetensors, PyTorch's `.pth` (weights only),
     MindSpore's `.ckpt`, or the index of files that were split. Raises UserError for anything else
     and for entries that do not fit, listing them.
     """
-    path = Path(path)
+    path = local_copy(path)
     if path.is_dir():
         return _load_folder(path)
     if not path.is_file():
@@ -63,7 +64,8 @@ def pretrained_weights(
     Biases that only `arch` has start from zero.
     Raises UserError if anything else does not fit, listing names.
     """
-    loaded = load_weights(path)
+    source = local_copy(path)
+    loaded = load_weights(source)
     found = loaded.architecture
     if found.max_pool != arch.max_pool:
         raise UserError(
@@ -78,6 +80,8 @@ def pretrained_weights(
         )
     weights = dict(loaded.weights)
     notes = [f"starting from {path} ({loaded.layout} layout, {found.name})", *loaded.notes]
+    if source != path:
+        notes[0] += f", revision {source.name}"
     if found.num_classes != arch.num_classes:
         fresh = init_weights(arch, seed)
         weights = {name: array for name, array in weights.items() if name not in CLASSIFIER}
