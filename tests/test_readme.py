@@ -31,7 +31,8 @@ from seresnext.tensors import save_safetensors
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README_CN.md")
-DOCUMENTS = (*READMES, "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")))
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
+DOCUMENTS = (*READMES, "CONTRIBUTING.md", *PAGES)
 
 
 def blocks(document: str, language: str) -> list[str]:
