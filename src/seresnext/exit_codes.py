@@ -49,8 +49,8 @@ def run_command(program: str, main: Callable[[list[str]], int], arguments: list[
         code, line = (
             1,
             (
-                f"{program}: error: out of memory ({type(error).__name__}: {what}); a smaller "
-                "--batch-size needs less"
+                f"{program}: error: out of memory ({type(error).__name__}: {what}); smaller "
+                "batches or images need less"
             ),
         )
     if line:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..errors import printable
 from ..flags import Positional, parse
-from .options import ComputeOptions
+from .options import ComputeOptions, ReadingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainArgs(ComputeOptions):
+class ExplainArgs(ReadingOptions, ComputeOptions):
     """Draw where the network sees a class: its exact activation map over each image.
 
     For runs, model folders and weights; artifacts answer logits only.
@@ -36,7 +36,9 @@ def run(argv: list[str]) -> int:
 
     failed, used = 0, set[str]()
     with load(args.model, engine=args.engine, device=args.device) as model:
-        for explanation in explain(model.runtime, image_files(args.images), args.class_name):
+        reading = args.change(model.reading)
+        files = image_files(args.images, follow_links=reading.follow_links)
+        for explanation in explain(model.runtime, files, args.class_name, reading.max_pixels):
             file = printable(str(explanation.file))
             if explanation.error:
                 print(f"{file}: cannot be read: {explanation.error}", file=sys.stderr)

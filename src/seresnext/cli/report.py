@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..config import run_data
 from ..errors import UserError
 from ..flags import Positional, parse
-from .options import BadImagePolicy, ComputeOptions, DecodingOptions
+from .options import BadImagePolicy, ComputeOptions, DecodingOptions, ReadingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportArgs(DecodingOptions, ComputeOptions):
+class ReportArgs(ReadingOptions, DecodingOptions, ComputeOptions):
     """Write a page about a run or a model: curves, mistakes, calibration, what the network sees.
 
     Several runs are compared; the answers are those of the first.
@@ -45,7 +46,10 @@ def run(argv: list[str]) -> int:
 
     runs = [path for path in args.models if len(args.models) > 1 or has_history(path)]
     histories = [read_history(path) for path in runs]
-    reader = labelled_images(first, args.data, args.workers, args.on_bad_image)
+    reading = replace(
+        args.change(run_data(first)), workers=args.workers, on_bad_image=args.on_bad_image
+    )
+    reader = labelled_images(first, args.data, reading)
     if reader is None:
         page = content(first.name, histories)
     else:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import DataConfig
 from ..engines.base import Engine
 from ..errors import UserError, listed
 from ..files import replacing
@@ -37,7 +38,12 @@ class Explanation:
     """The parts [h, w] of the class's logit."""
 
 
-def explain(model: Runtime, files: Iterable[Path], class_name: str = "") -> Iterator[Explanation]:
+def explain(
+    model: Runtime,
+    files: Iterable[Path],
+    class_name: str = "",
+    max_pixels: int = DataConfig().max_pixels,
+) -> Iterator[Explanation]:
     """Yield an explanation per image, in order, of `class_name` or of the most probable class.
 
     Raises UserError for an artifact, a class that the model does not have, and a network whose last
@@ -52,7 +58,7 @@ def explain(model: Runtime, files: Iterable[Path], class_name: str = "") -> Iter
         raise UserError(f"--class-name: no class {class_name!r}; expected one of {listed(names)}")
     rows, items = classifier(model), iter(files)
     while chosen := list(itertools.islice(items, _BATCH)):
-        pixels = [read_image(file, model) for file in chosen]
+        pixels = [read_image(file, model, max_pixels) for file in chosen]
         images = [image for image in pixels if not isinstance(image, str)]
         found = model.activations(np.stack(images)) if images else None
         position = 0

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..batch import Batch
-from ..config import run_data
+from ..config import DataConfig
 from ..data.loader import Reader, Share, eval_batches
 from ..data.sources import Source, open_evaluation, open_splits
 from ..errors import UserError
@@ -210,24 +210,22 @@ def _first(chosen: NDArray[np.bool_], key: NDArray[np.float64], limit: int) -> N
     return positions[np.argsort(key[positions], kind="stable")][:limit]
 
 
-def labelled_images(
-    model: Path, data: Path | None, workers: int, on_bad_image: Literal["stop", "skip"]
-) -> Reader | None:
+def labelled_images(model: Path, data: Path | None, reading: DataConfig) -> Reader | None:
     """Return the images at `data`, or by default the validation images of the run `model`.
 
-    None for a run without validation images. Raises UserError for a model that is no run, and for
-    images that are not there.
+    `reading` is how they are found and read (the run's settings, changed or not). None for a run
+    without validation images. Raises UserError for a model that is no run, and for images that are
+    not there.
     """
-    config = run_data(model)
     if data is not None:
-        source: Source | None = open_evaluation(data, data=config)
+        source: Source | None = open_evaluation(data, data=reading)
     elif (model / "config.json").is_file() and (model / METRICS_FILE).is_file():
-        source = open_splits(config)[1]
+        source = open_splits(reading)[1]
     else:
         raise UserError(f"{model} is not a run folder: name labelled images with --data DIR")
     if source is None:
         return None
-    return Reader(source, replace(config, workers=workers, on_bad_image=on_bad_image))
+    return Reader(source, reading)
 
 
 def collect(model: Runtime, reader: Reader, batch_size: int = 64) -> Results:

@@ -1,0 +1,113 @@
+"""Every message that names an option names one that the commands which can print it have."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from seresnext import flags
+from seresnext.cli import VERBS
+from seresnext.cli.train import TrainArgs
+from seresnext.config import Config
+from seresnext.config.typed import config_flags
+
+SRC = Path(__file__).parents[1] / "src" / "seresnext"
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
+READING = "train evaluate predict export report explain"
+EVALUATING = "evaluate report"
+MESSAGES = {
+    "bench.py": "bench",
+    "cli/options.py": "bench data",
+    "config/": "train",
+    "data/checks.py": "train",
+    "data/decode.py": READING,
+    "data/loader.py": "train evaluate report",  # export leaves bad images out
+    "data/sources/folder.py image_folder": "train",
+    "data/sources/folder.py": READING,
+    "data/sources/splits.py": "train",
+    "engines/": "train",
+    "evaluate.py": EVALUATING,
+    "exporters/": "export",
+    "predict.py": "predict",
+    "report/explain.py": "explain",
+    "report/results.py": "report",
+    "runtimes/torch.py _read": "export",
+    "runtimes/": "evaluate predict export bench serve report",
+    "serve/": "serve",
+    "training/": "train",
+    "weights/convert.py _match_biases": "train",
+    "weights/convert.py": "convert",
+    "weights/": "train",
+}
+"""Start of "FILE FUNCTION" -> the verbs that print its messages; the longest start counts.
+
+`cli/VERB.py` prints VERB's own. What a function says of another command names that command.
+"""
+OTHER_COMMANDS = ("zoo/", "flags.py", "launch/msrun.py", "launch/torchrun.py", "cli/__init__.py")
+"""Files with the options of other programs, or with the words that every verb has."""
+ELSEWHERE = {
+    ("weights/convert.py _target", "--out"): "export",
+}
+"""Advice to use another verb -> that verb."""
+
+
+@functools.cache
+def options(verb: str) -> set[str]:
+    """The flags of a verb."""
+    if verb == "train":
+        found = [*flags.flags(TrainArgs), *config_flags(Config())]
+    else:
+        module = importlib.import_module(f"seresnext.cli.{verb}")
+        (cls,) = (v for k, v in vars(module).items() if k.endswith("Args"))
+        found = flags.flags(cls)
+    return {f.name for f in found} | {f.off for f in found if f.kind is bool} | set(flags.HELP)
+
+
+def named_options() -> Iterator[tuple[str, str]]:
+    """("FILE FUNCTION", option) of every text in the source that is no docstring."""
+    for path in sorted(SRC.rglob("*.py")):
+        file = path.relative_to(SRC).as_posix()
+        if not file.startswith(OTHER_COMMANDS):
+            for function, text in _texts(ast.parse(path.read_text()), ""):
+                for option in OPTION.findall(text):
+                    yield f"{file} {function}".rstrip(), option
+
+
+def _texts(node: ast.AST, function: str) -> Iterator[tuple[str, str]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+            continue
+        if isinstance(child, ast.Constant) and isinstance(child.value, str):
+            yield function, child.value
+        named = isinstance(child, ast.FunctionDef | ast.ClassDef)
+        yield from _texts(child, child.name if named else function)
+
+
+def verbs_of(place: str, option: str) -> list[str]:
+    """The verbs that print a message of this place."""
+    if (place, option) in ELSEWHERE:
+        return [ELSEWHERE[place, option]]
+    verb = place.partition(" ")[0].removeprefix("cli/").removesuffix(".py")
+    if place.startswith("cli/") and verb in VERBS:
+        return [verb]
+    starts = [start for start in MESSAGES if place.startswith(start)]
+    assert starts, f"which verbs print what {place} says of {option}? Add it to MESSAGES"
+    return MESSAGES[max(starts, key=len)].split()
+
+
+@pytest.mark.parametrize(("place", "option"), sorted(set(named_options())))
+def test_the_verbs_have_the_option(place: str, option: str) -> None:
+    for verb in verbs_of(place, option):
+        assert option in options(verb), f"{place} names {option}, which `seresnext {verb}` lacks"
+
+
+def test_the_walk_finds_messages() -> None:
+    found = set(named_options())
+    assert ("training/step_log.py _check", "--precision") in found
+    assert ("predict.py predict", "--top") in found
