@@ -10,4 +10,6 @@ case "$1" in
 esac
 # The interpreter: $PYTHON, that of an activated environment, that of `make`, the system's.
 [ -n "$PYTHON$VIRTUAL_ENV" ] || [ ! -x "$root/.venv/bin/python" ] || PYTHON=$root/.venv/bin/python
+# The output is shown, and appended to train.log in the current folder.
+export SERESNEXT_LOG=train.log
 exec "${PYTHON:-python3}" "$root/train.py" --device_id "$device" "$@"

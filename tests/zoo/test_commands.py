@@ -21,7 +21,8 @@ from seresnext.model.spec import InputSpec, ModelSpec
 from seresnext.weights.ckpt import write_ckpt
 from seresnext.weights.layouts import to_entries, with_biases
 from seresnext.weights.load import load_weights
-from seresnext.zoo import postprocess
+from seresnext.zoo import evaluate, postprocess
+from seresnext.zoo.settings import has_ascend
 from zoo.tiny import LAYERS, TINY, Command
 
 LOG = r"""device_target CPU: float32; the original's float16 is for accelerators
@@ -32,6 +33,7 @@ validating on .*: 12 images
 epoch time: \d+\.\d{3} ms, per step time: \d+\.\d{3} ms
 epoch: \2 validation accuracy is {'top_1_accuracy': [\d.]+, 'top_5_accuracy': 1\.0}
 ){3}the model has the (best|last) weights, .*
+train success
 """
 
 
@@ -71,6 +73,7 @@ def test_train_again_has_nothing_to_do(
         cwd=trained[0],
     )
     assert "already finished at step 18; nothing to train" in done.stdout
+    assert "Train on with more --epoch_size" in done.stdout
 
 
 def test_train_refuses_the_folder_of_another_run(
@@ -95,6 +98,12 @@ def test_train_refuses_the_folder_of_another_run(
         ([], "data_path is not set"),
         (["--num_classes", "1000"], "num_classes is 1000, but DATA/train has 4 class folders"),
         (["--device_target", "GPU", "--engine", "mindspore"], "GPU needs --engine torch"),
+        ([*TINY, "--batch_size", "9999999"], "--batch_size: expected a batch of at most 8 GiB"),
+        pytest.param(
+            TINY,
+            "no Ascend device here; give --device_target CPU",
+            marks=pytest.mark.skipif(has_ascend(), reason="there is an Ascend device"),
+        ),
     ],
 )
 def test_mistakes_are_one_line(
@@ -133,6 +142,28 @@ def test_eval_script(trained: tuple[Path, str], digits: Path, command: Command) 
     for line, epoch in zip(done.stdout.splitlines(), (2, 3), strict=True):
         name = f"./ckpt_0/train_senet_imagenet-{epoch}_6.ckpt"
         assert accuracy(line, name) == validated(trained[1])[epoch - 1]
+    assert (trained[0] / "eval.log").read_text() == done.stdout
+
+
+def test_eval_at_another_size_and_with_an_unreadable_image(
+    tmp_path: Path, trained: tuple[Path, str], digits: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A size that is given is honoured, and what follows from it said; the advice can be typed."""
+    shutil.copytree(digits / "val", tmp_path / "val")
+    (tmp_path / "val" / "0" / "0.png").write_bytes(b"not an image")
+    file = trained[0] / "ckpt_0" / "train_senet_imagenet-3_6.ckpt"
+    arguments = ["--checkpoint_path", str(file), "--device_target", "CPU"]
+    arguments += ["--val_data_path", str(tmp_path / "val")]
+    assert evaluate.main(arguments) == 1
+    assert re.search(r"out with --on_bad_image skip", capfd.readouterr().err)
+    size = ["--image_height", "64", "--image_width", "64"]
+    assert evaluate.main([*arguments, *size, "--on_bad_image", "skip"]) == 0
+    out, errors = capfd.readouterr()
+    assert out.startswith(f"model {file}'s accuracy is ")
+    assert errors == (
+        f"{file}: computed at 64 px, as given; it was trained at 32 px\n"
+        "1 images could not be read and are not counted\n"
+    )
 
 
 def test_eval_of_a_run_and_of_a_damaged_file(
@@ -210,6 +241,8 @@ def test_standalone_train_script(tmp_path: Path, digits: Path, command: Command)
         cwd=tmp_path,
     )
     assert re.search(r"^epoch: 1 step: 6, loss is \d+\.\d{6}$", done.stdout, re.M)
+    assert (tmp_path / "train.log").read_text() == done.stdout
+    assert done.stdout.endswith("train success\n")
     assert not list((tmp_path / "ckpt_0").glob("*.ckpt"))
     assert (tmp_path / "ckpt_0" / "model" / "model.safetensors").is_file()
     assert json.loads((tmp_path / "ckpt_0" / "config.json").read_text())["recipe"] == "zoo-fixed"
@@ -225,6 +258,7 @@ def test_standalone_train_script_refuses_another_device_and_passes_failure_on(
         script, "0", "--data_path", "nowhere", "--device_target", "CPU", cwd=tmp_path, code=1
     )
     assert "no training images at nowhere" in done.stderr
+    assert (tmp_path / "train.log").read_text().endswith(done.stderr)
 
 
 # The 310 flow's own parts ----------------------------------------------------------------------
@@ -233,7 +267,7 @@ def test_standalone_train_script_refuses_another_device_and_passes_failure_on(
 def test_preprocess(tmp_path: Path, digits: Path, command: Command) -> None:
     """Labels by class folder; images of the same name in several folders stay apart."""
     done = command("preprocess.py", "--data_path", digits / "val", cwd=tmp_path)
-    assert done.stdout == "labels: preprocess_Result/imagenet_label.json\n"
+    assert done.stdout == "[INFO] Completed! Total 12 data.\n"
     labels = json.loads((tmp_path / "preprocess_Result" / "imagenet_label.json").read_text())
     assert labels == {f"{c}__{n}.png": c for c in range(4) for n in range(3)}
     command("preprocess.py", "--data_path", digits / "train", cwd=tmp_path)

@@ -89,7 +89,7 @@ def test_ranks_see_the_devices_of_the_table(
     changes = {k: v for k, v in made.items() if os.environ.get(k) != v and k not in general}
     if "RANK_TABLE_FILE" in expected:
         expected["RANK_TABLE_FILE"] = str((tmp_path / "rank_table.json").resolve())
-    assert changes == expected
+    assert changes == {**expected, "SERESNEXT_LOG": "train_parallel{rank}/log"}
 
 
 def test_logs_of_earlier_starts_stay(tmp_path: Path) -> None:
@@ -117,6 +117,10 @@ def test_distributed_training(engine: str, tmp_path: Path, digits: Path, command
     run = tmp_path / "ckpt_0"
     assert [path.name for path in run.glob("*.ckpt")] == ["train_senet_imagenet-2_3.ckpt"]
     assert "epoch: 2 step: 3," in (run / "logs" / "rank-1.log").read_text()
+    for rank in range(2):
+        log = (tmp_path / f"train_parallel{rank}" / "log").read_text()
+        assert "epoch: 2 step: 3," in log
+        assert "train success" in log
     # 0.1 for the global batch of 8.
     assert json.loads((run / "config.json").read_text())["optim"]["lr_per_256"] == 3.2
 
@@ -133,6 +137,7 @@ def test_mistakes_are_found_before_a_rank_starts(tmp_path: Path, command: Comman
     write_table(tmp_path, table_of({"10.0.0.1": [0, 1]}))
     done = command(SCRIPT, "rank_table.json", "imagenet", "--epochs", "1", cwd=tmp_path, code=1)
     assert "unknown name 'epochs' on the command line" in done.stderr
+    assert done.stderr.startswith("run_distribution_train_ascend.sh: error: ")
     done = command(SCRIPT, "missing.json", "imagenet", cwd=tmp_path, code=1)
     assert "cannot read rank table missing.json: No such file" in done.stderr
     command(SCRIPT, "rank_table.json", "cifar10", cwd=tmp_path, code=2)

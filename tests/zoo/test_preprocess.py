@@ -13,7 +13,9 @@ from seresnext.zoo.preprocess import flat_names, result_name, write_labels
 
 
 def labels(data: Path, out: Path, names: tuple[str, ...] | None) -> dict[str, int]:
-    return json.loads(write_labels(data, out, names).read_text())
+    labels = write_labels(data, out, names)
+    assert json.loads((out / "imagenet_label.json").read_text()) == labels
+    return labels
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from seresnext.config.recipes import recipe, zoo, zoo_fixed
 from seresnext.errors import UserError
 from seresnext.training.plan import make_plan
 from seresnext.training.schedule import create_schedule
-from seresnext.zoo.options import TrainOptions
-from seresnext.zoo.settings import engine_config, train_config
+from seresnext.zoo.command import Given
+from seresnext.zoo.options import EvalOptions, TrainOptions
+from seresnext.zoo.settings import check_device, engine_config, train_config, validation_path
 
 CARD = 10_009
 """Steps of an ImageNet epoch on one card: the step of the original's log line."""
@@ -26,9 +28,16 @@ def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+def configured(
+    *flags: str, typed: Iterable[str] = (), **options: object
+) -> tuple[Config, list[str]]:
+    """`train_config` of these options; `flags` follow `--`, `typed` are on the command line."""
+    values = {"data_path": "train", "out": "nowhere", **options}
+    return train_config(Given(TrainOptions(**values), flags, frozenset(typed)))  # type: ignore[arg-type]
+
+
 def config(**options: object) -> Config:
-    given = {"data_path": "train", "out": "nowhere", **options}
-    return train_config(TrainOptions(**given))[0]  # type: ignore[arg-type]
+    return configured(**options)[0]
 
 
 def rates(config: Config, world: int) -> list[float]:
@@ -179,14 +188,47 @@ def test_mindspore_on_a_gpu_is_refused() -> None:
 
 
 def test_the_cpu_trains_in_float32_and_says_so() -> None:
-    c, notes = train_config(TrainOptions(data_path="train", device_target="CPU", out="nowhere"))
+    c, notes = configured(device_target="CPU")
     assert (c.engine.precision, c.engine.fp16_batch_norm, c.engine.loss_scale) == ("fp32", False, 0)
     assert notes == ["device_target CPU: float32; the original's float16 is for accelerators"]
-    c, _ = train_config(
-        TrainOptions(data_path="train", device_target="CPU", out="nowhere"),
-        ["--engine.precision", "fp16"],
-    )
-    assert c.engine.precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("flags", "options", "expected"),
+    [
+        ("--engine.precision fp16", {}, (True, 1024)),
+        ("--engine.precision fp16", {"loss_scale": 64.0}, (True, 64)),
+        ("--engine.precision fp16", {"is_dynamic_loss_scale": True}, (True, 0)),
+        ("--engine.precision fp16", {"recipe": "zoo-fixed"}, (False, 1024)),
+        ("--engine.precision fp16 --engine.loss-scale 8", {}, (True, 8)),
+        ("--engine.precision fp16 --engine.no-fp16-batch-norm", {}, (False, 1024)),
+        ("--engine.precision bf16", {}, (False, 0)),
+    ],
+)
+@pytest.mark.parametrize("target", ["CPU", "Ascend"])
+def test_what_belongs_to_float16_is_honoured_whoever_asks_for_it(
+    target: str, flags: str, options: dict[str, object], expected: tuple[bool, float]
+) -> None:
+    c, notes = configured(*flags.split(), device_target=target, **options)
+    assert c.engine.precision == flags.split()[1]
+    assert (c.engine.fp16_batch_norm, c.engine.loss_scale) == expected
+    assert not notes
+
+
+def test_what_is_typed_never_changes_silently() -> None:
+    _, notes = configured(device_target="CPU", typed=["loss_scale"], loss_scale=64.0)
+    assert notes[1].startswith("--loss_scale has no effect: it is for float16 (-- --engine.prec")
+    typed = {"loss_scale": 64.0, "batch_size": 4, "lr_init": 0.1, "device_target": "CPU"}
+    for flags, name in (
+        ("--engine.precision fp16 --engine.loss-scale 8", "loss_scale"),
+        ("--run.batch-size 8", "batch_size"),
+        ("--optim.lr-per-256 1", "lr_init"),
+        ("--engine.device cuda", "device_target"),
+    ):
+        with pytest.raises(UserError, match=rf"^--{name} .* contradict each other; give one"):
+            configured(*flags.split(), typed=typed, **typed)
+        values = {k: v for k, v in typed.items() if k != name}
+        assert configured(*flags.split(), typed=values, **{"device_target": "CPU", **values})
 
 
 def test_data_path_may_hold_the_splits(tmp_path: Path) -> None:
@@ -198,5 +240,28 @@ def test_data_path_may_hold_the_splits(tmp_path: Path) -> None:
 
 
 def test_images_are_square() -> None:
+    assert config(image_height=256, image_width=256).augment.image_size == 256
+    assert config().augment.image_size == 224
     with pytest.raises(UserError, match="height is 224, width 256"):
+        config(image_height=224, image_width=256)
+    with pytest.raises(UserError, match="height is not given, width 256"):
         config(image_width=256)
+
+
+def test_a_typed_folder_brings_its_own_validation_images(tmp_path: Path) -> None:
+    """Those of a configuration file belong to its data_path."""
+    (tmp_path / "train").mkdir()
+    both = {"data_path": str(tmp_path), "val_data_path": "elsewhere"}
+    assert config(**both).data.val == "elsewhere"
+    assert configured(typed=["data_path"], **both)[0].data.val == ""
+    assert configured(typed=both, **both)[0].data.val == "elsewhere"
+    for typed, expected in (((), "val"), (("data_path",), "typed"), (("val_data_path",), "val")):
+        options = EvalOptions(data_path="typed", val_data_path="val")
+        assert validation_path(Given(options, typed=frozenset(typed))) == expected
+
+
+def test_a_machine_without_ascend_is_told_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seresnext.zoo.settings.has_ascend", lambda: False)
+    with pytest.raises(UserError, match="no Ascend device here; give --device_target CPU"):
+        check_device("Ascend")
+    check_device("CPU")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -23,7 +24,8 @@ def preprocess(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
     `resize="short"`: the short side becomes R = floor(S / crop_ratio), the long one
     int(R * long / short); `"stretch"`: both become R. The crop starts at round((side - S) / 2),
     rounding half to even. timm and torchvision round in the same way, so a model gets the same
-    pixels there.
+    pixels there. `"original"` gives the pixels of MindSpore's `Resize` and `CenterCrop`: OpenCV's
+    bilinear filter, whatever `interpolation` says, and a crop that starts at the lower pixel.
     """
     size = spec.image_size
     short = math.floor(size / spec.crop_ratio)
@@ -37,6 +39,10 @@ def preprocess(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
             width, height = short, int(short * height / width)
         else:
             width, height = int(short * width / height), short
+    if spec.resize == "original":
+        left, top = (width - size) // 2, (height - size) // 2
+        plain = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        return np.ascontiguousarray(plain[top : top + size, left : left + size], np.uint8)
     resized = Image.fromarray(image).resize((width, height), _FILTERS[spec.interpolation])
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.array(resized.crop((left, top, left + size, top + size)))

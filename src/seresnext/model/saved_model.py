@@ -47,7 +47,7 @@ def save_model(folder: Path, spec: ModelSpec, weights: Mapping[str, NDArray[Any]
             "fixed_input_size": False,
             "interpolation": inputs.interpolation,
             "crop_pct": inputs.crop_ratio,
-            "crop_mode": "center" if inputs.resize == "short" else "squash",
+            "crop_mode": "squash" if inputs.resize == "stretch" else "center",
             "mean": list(inputs.mean),
             "std": list(inputs.std),
             "num_classes": arch.num_classes,

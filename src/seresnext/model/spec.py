@@ -40,9 +40,9 @@ class InputSpec:
     crop_ratio: CropRatio = 0.875
     """The short side is resized to `image_size / crop_ratio`, then the centre is cropped."""
     interpolation: Interpolation = "bicubic"
-    resize: Literal["short", "stretch"] = "short"
+    resize: Literal["short", "stretch", "original"] = "short"
     """`short` keeps the aspect ratio; `stretch` resizes to a square (the original zoo's 310
-    flow)."""
+    flow); `original` is `short` by OpenCV's bilinear filter, not antialiased (its evaluation)."""
     mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
     std: tuple[Std, Std, Std] = IMAGENET_STD
 

@@ -6,65 +6,119 @@ import argparse
 import dataclasses
 import difflib
 import math
+import os
 import sys
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 import yaml
 
 from ..errors import UserError
 from ..exit_codes import run_command
-from .options import ALL_OPTIONS
+from ..launch.ranks import rank
+from .options import ALL_OPTIONS, Range
+from .output import copy_output
 
 T = TypeVar("T")
 MAX_YAML_BYTES = 1 << 20
 """A larger configuration is refused unread; all names together take 2 kB."""
+LOG = "SERESNEXT_LOG"
+"""Environment variable: the file to which the output is copied; "{rank}" in it is the rank."""
+_ROOT = Path(__file__).parents[3]
+"""The folder of `train.py` and `config.yaml`, where the package runs from a clone."""
 
 
-def exit_with(main: Callable[[list[str]], int]) -> NoReturn:
+def exit_with(main: Callable[[list[str]], int], program: str = "") -> NoReturn:
     """Run `main` on the command line's arguments and exit with its code (see exit_codes.py)."""
-    sys.exit(run_command(Path(sys.argv[0]).name, main, sys.argv[1:]))
+    log = os.environ.pop(LOG, "")
+    # msrun's scheduler runs the same program as the ranks.
+    if log and os.environ.get("MS_ROLE") != "MS_SCHED":
+        copy_output(Path(log.replace("{rank}", str(rank())) if "{rank}" in log else log))
+    sys.exit(run_command(program or Path(sys.argv[0]).name, main, sys.argv[1:]))
 
 
-def parse(cls: type[T], argv: Sequence[str], program: str) -> tuple[T, list[str]]:
-    """(options of class `cls`, the arguments after `--`).
+@dataclass(frozen=True)
+class Given(Generic[T]):
+    """What a command was given."""
 
-    `--config_path FILE` is read first; the command line overrides it. One file may serve all
-    commands: names that only another command has are ignored in it. Raises UserError for an unknown
-    name, listing the known ones, and for a value of the wrong type.
+    options: T
+    flags: tuple[str, ...] = ()
+    """The arguments after `--`."""
+    typed: frozenset[str] = frozenset()
+    """Names on the command line; the others are from `file` or have their defaults."""
+    file: Path | None = None
+    """The YAML file that was read."""
+
+
+def parse(cls: type[T], argv: Sequence[str], program: str, *, flags: bool = False) -> Given[T]:
+    """The options of class `cls`.
+
+    A YAML file is read first, that of `--config_path` or else the `config.yaml` beside the
+    programs; the command line overrides it. One file serves all commands: names that only another
+    command has are ignored in it. Raises UserError for an unknown name, listing the known ones, for
+    a value of the wrong type or out of range, and for arguments after `--` unless it has `flags`.
     """
     argv = list(argv)
     rest = argv[argv.index("--") + 1 :] if "--" in argv else []
     argv = argv[: argv.index("--")] if "--" in argv else argv
+    if rest and not flags:
+        raise UserError(f"{program} takes no flags after --, got {' '.join(rest)}")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     parser = argparse.ArgumentParser(
         prog=program,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
-        usage=f"{program} [--config_path FILE.yaml] [--NAME VALUE]... [-- OTHER FLAGS]",
+        usage=f"{program} [--config_path FILE.yaml] [--NAME VALUE]..."
+        + (" [-- OTHER FLAGS]" if flags else ""),
     )
-    parser.add_argument("--config_path", metavar="FILE", help="YAML file of the names below")
+    parser.add_argument(
+        "--config_path", metavar="FILE", help="YAML file of the names below (default: config.yaml)"
+    )
     for name, option in fields.items():
-        parser.add_argument(f"--{name}", metavar="VALUE", help=_help(option))
+        names = [f"--{n}" for n in (name, option.metadata["also"]) if n]
+        parser.add_argument(*names, dest=name, metavar="VALUE", help=_help(option))
     given, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise UserError(_unknown(unknown[0], fields, "on the command line"))
+        advice = "Flags of `seresnext train` go after --" if flags else ""
+        raise UserError(_unknown(unknown[0], fields, "on the command line", advice))
     texts: dict[str, Any] = vars(given)
-    path = texts.pop("config_path", None)
-    values = _read_yaml(Path(path)) if path else {}
-    values = {name: value for name, value in values.items() if name in fields} | texts
+    file = _file(texts.pop("config_path", None))
+    stored = _read_yaml(file) if file else {}
+    values = _values(fields, cls, {n: v for n, v in stored.items() if n in fields}, f" in {file}")
+    values |= _values(fields, cls, texts, "")
+    return Given(cls(**values), tuple(rest), frozenset(texts), file)
+
+
+def _file(given: str | None) -> Path | None:
+    """The YAML file to read; None without any."""
+    if given is not None:
+        return Path(given)
+    default = _ROOT / "config.yaml"
+    return default if default.is_file() and (_ROOT / "train.py").is_file() else None
+
+
+def _values(
+    fields: Mapping[str, dataclasses.Field[Any]], cls: type, texts: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """The typed values of the names that are set; the text None sets nothing."""
     hints = typing.get_type_hints(cls)
-    return cls(**{name: _typed(hints[name], value, name) for name, value in values.items()}), rest
+    values = {}
+    for name, text in texts.items():
+        if text != "None":
+            spelled = f"{name}{where}" if where else f"--{name}"
+            values[name] = _typed(hints[name], text, spelled)
+            _check_range(fields[name].metadata["range"], values[name], spelled)
+    return values
 
 
-def parse_only(cls: type[T], argv: Sequence[str], program: str) -> T:
-    """`parse` for a command that takes no arguments after `--`."""
-    options, rest = parse(cls, argv, program)
-    if rest:
-        raise UserError(f"{program} takes no flags after --, got {' '.join(rest)}")
-    return options
+def _check_range(range: Range, value: Any, spelled: str) -> None:
+    expected, holds = range
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, (int, float)) and not holds(number):
+            raise UserError(f"{spelled}: expected {expected}, got {number}")
 
 
 def _help(option: dataclasses.Field[Any]) -> str:
@@ -95,14 +149,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _unknown(argument: str, names: Iterable[str], where: str) -> str:
+def _unknown(argument: str, names: Iterable[str], where: str, advice: str = "") -> str:
     name = argument.lstrip("-").partition("=")[0]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return (
-        f"unknown name {name!r} {where}{hint}; the names are {', '.join(names)}, config_path. "
-        "Flags of `seresnext train` go after --"
-    )
+    known = ", ".join([*names, "config_path"])
+    advice = f". {advice}" if advice else ""
+    return f"unknown name {name!r} {where}{hint}; the names are {known}{advice}"
 
 
 # Values ------------------------------------------------------------------------------------

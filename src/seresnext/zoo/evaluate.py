@@ -10,33 +10,41 @@ from pathlib import Path
 from ..config.recipes import zoo
 from ..data.sources import evaluation_path, open_source
 from ..engines.base import Engine, EngineState, create_engine
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..evaluate import evaluate_folder
-from ..model.spec import InputSpec, ModelSpec
+from ..model.spec import ModelSpec
 from ..training.checkpoint import MANIFEST, list_checkpoints, load_checkpoint
 from ..training.metrics import Metrics
 from ..weights.load import load_weights
 from ..weights.translate import LoadedWeights
 from .checkpoints import from_newest_state
-from .command import parse_only
+from .command import Given, parse
 from .log import accuracy_text
 from .options import EvalOptions
-from .settings import engine_config, image_size
+from .postprocess import unread_line
+from .settings import check_device, engine_config, image_size, validation_path
+from .wording import own_words, reworded
 
 
 def main(argv: list[str]) -> int:
     """Print one line per checkpoint; return 1 if one of them could not be evaluated."""
-    options = parse_only(EvalOptions, argv, "eval.py")
-    failed = 0
-    evaluator = Evaluator(options)
-    for path in checkpoints_in(Path(options.checkpoint_path)):
-        try:
-            metrics = evaluator(path)
-        except UserError as error:
-            print(f"model {path}: {error}", file=sys.stderr, flush=True)
-            failed = 1
-        else:
+    given = parse(EvalOptions, argv, "eval.py")
+    options, failed = given.options, 0
+    with own_words(given):
+        paths = checkpoints_in(Path(options.checkpoint_path))
+        evaluator = Evaluator(given)
+        check_device(options.device_target)
+        for path in paths:
+            try:
+                metrics = evaluator(path)
+            except UserError as error:
+                message = printable(reworded(str(error), given))
+                print(f"model {path}: {message}", file=sys.stderr, flush=True)
+                failed = 1
+                continue
             print(accuracy_line(options.checkpoint_path, path, metrics), flush=True)
+            if metrics.unread:
+                print(unread_line(metrics), file=sys.stderr, flush=True)
     return failed
 
 
@@ -81,12 +89,12 @@ def _numbers_in_order(path: Path) -> list[tuple[int, int, str]]:
 class Evaluator:
     """Checkpoint -> metrics on the validation images; equal networks share one engine."""
 
-    def __init__(self, options: EvalOptions) -> None:
-        self.options = options
+    def __init__(self, given: Given[EvalOptions]) -> None:
+        self.options = options = given.options
         self.engine: Engine | None = None
-        self.folder = _images(options)
+        self.folder = evaluation_path(Path(validation_path(given)))
         self.class_names = open_source(self.folder, allow_empty_classes=True).class_names
-        self.inputs = zoo_input(options.image_height, options.image_width)
+        self.side = image_size(options.image_height, options.image_width)
         found, expected = len(self.class_names), options.num_classes
         if expected is not None and found != expected:
             raise UserError(f"num_classes is {expected}, but {self.folder} has {found} classes")
@@ -96,45 +104,47 @@ class Evaluator:
         if path.is_dir() and (path / MANIFEST).is_file():
             load_checkpoint(path)  # checks the hashes, which `load_weights` does not
         loaded = load_weights(path)
-        spec = spec_of(path, loaded, self.class_names, self.inputs)
+        spec = spec_of(path, loaded, self.class_names, self.side)
+        o = self.options
+        if o.eval_resize == "original":
+            spec = replace(spec, input=replace(spec.input, resize="original"))
         if self.engine and self.engine.spec == spec:
             self.engine.load_state_dict(EngineState(model=loaded.weights))
         else:
             if self.engine:
                 self.engine.close()
-            o = self.options
             settings = engine_config(o.device_target, o.device_id, o.engine)
             self.engine = create_engine(spec, loaded.weights, settings)
-        metrics = evaluate_folder(self.engine, self.folder, batch_size=self.options.batch_size)
-        return metrics
-
-
-def _images(options: EvalOptions) -> Path:
-    if not options.val_data_path and not options.data_path:
-        raise UserError(
-            "val_data_path is not set: give --val_data_path DIR with DIR/<class>/<image>, here or "
-            "in the file of --config_path"
+        return evaluate_folder(
+            self.engine, self.folder, batch_size=o.batch_size, on_bad_image=o.on_bad_image
         )
-    return evaluation_path(Path(options.val_data_path or options.data_path))
 
 
 def spec_of(
-    path: Path, loaded: LoadedWeights, class_names: tuple[str, ...], inputs: InputSpec
+    path: Path, loaded: LoadedWeights, class_names: tuple[str, ...], side: int | None
 ) -> ModelSpec:
     """Class names and input of a checkpoint: those of the run that wrote it, if known, else the
-    given ones. Raises UserError if their number of classes is not the checkpoint's."""
+    given ones and the original's preprocessing (short side 256, centre crop 224, bilinear).
+
+    A `side` that is given decides; a line on stderr says where it is not the run's. Raises
+    UserError if the number of classes is not the checkpoint's.
+    """
     spec = loaded.spec or from_newest_state(
         path.parent, lambda state: ModelSpec.from_dict(state["model"])
     )
     classes = loaded.architecture.num_classes
     if spec and len(spec.class_names) == classes:
-        return ModelSpec(loaded.architecture, spec.class_names, spec.input)
+        class_names, inputs = spec.class_names, spec.input
+        if side and side != inputs.image_size:
+            print(
+                f"{path}: computed at {side} px, as given; it was trained at "
+                f"{inputs.image_size} px",
+                file=sys.stderr,
+            )
+    else:
+        inputs = zoo().augment.input_spec()
     if classes != len(class_names):
         raise UserError(f"it has {classes} classes, the images {len(class_names)} class folders")
-    return ModelSpec(loaded.architecture, class_names, inputs)
-
-
-def zoo_input(height: int, width: int) -> InputSpec:
-    """The original's evaluation preprocessing: short side 256, centre crop 224, bilinear."""
-    inputs = zoo().augment.input_spec()
-    return replace(inputs, image_size=image_size(height, width))
+    return ModelSpec(
+        loaded.architecture, class_names, replace(inputs, image_size=side or inputs.image_size)
+    )

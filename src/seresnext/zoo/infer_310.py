@@ -26,17 +26,22 @@ from ..data.sources import evaluation_path, image_list
 from ..errors import UserError
 from ..files import write_json, writing
 from ..runtimes.base import Runtime, create_runtime
-from .command import exit_with
+from .command import Given, exit_with
+from .options import InferOptions
 from .postprocess import UNREAD_FILE, accuracy, accuracy_lines, unread_line
 from .preprocess import (
     LABEL_FILE,
+    completed_line,
     flat_names,
     images_below,
     result_name,
     set_aside,
     write_labels,
 )
+from .settings import check_device, has_ascend
+from .wording import own_words
 
+PROGRAM = "run_infer_310.sh"
 LABELS = Path("preprocess_Result")
 RESULTS = Path("result_Files")
 TIMES = Path("time_Result")
@@ -46,9 +51,16 @@ ACCURACY = Path("acc.log")
 
 def main(argv: list[str]) -> int:
     given = _arguments(argv)
+    with own_words(Given(InferOptions())):
+        return _infer(given)
+
+
+def _infer(given: argparse.Namespace) -> int:
+    if given.device_target:
+        check_device(given.device_target)
     model = create_runtime(given.mindir, device=_device(given.device_target, given.device_id))
     if given.need_preprocess == "y":
-        write_labels(given.dataset, LABELS, model.spec.class_names)
+        print(completed_line(write_labels(given.dataset, LABELS, model.spec.class_names)))
     elif not (LABELS / LABEL_FILE).is_file():
         raise UserError(f"no {LABELS / LABEL_FILE} of an earlier run; give y for NEED_PREPROCESS")
     for path in (RESULTS, TIMES, ACCURACY):
@@ -74,30 +86,37 @@ def main(argv: list[str]) -> int:
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="run_infer_310.sh",
+        prog=PROGRAM,
         usage="%(prog)s MINDIR_PATH DATASET_NAME DATASET_PATH y|n [DEVICE_ID] [OPTIONS]",
     )
     parser.add_argument("mindir", type=Path)
     parser.add_argument("dataset_name", choices=["imagenet2012", "imagenet"])
     parser.add_argument("dataset", type=Path)
     parser.add_argument("need_preprocess", choices=["y", "n"], help="n: use the existing labels")
-    parser.add_argument("device_id", type=int, nargs="?", default=0)
+    parser.add_argument("device_id", type=device_number, nargs="?", default=0)
     parser.add_argument(
         "--device_target", choices=["CPU", "Ascend"], help="default: Ascend if there is one"
     )
     parser.add_argument(
         "--resize",
-        choices=["short", "stretch"],
-        help="instead of the model's own; stretch resizes to a square, as the original's flow did",
+        choices=["short", "stretch", "original"],
+        help="instead of the model's own; stretch resizes to a square, as the original's flow did; "
+        "original: the pixels of the original's evaluation",
     )
     parser.add_argument("--on_bad_image", choices=["stop", "skip"], default="stop")
     return parser.parse_args(argv)
 
 
+def device_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"expected a number from 0, got {text!r}")
+    return int(text)
+
+
 def _device(target: str | None, device_id: int) -> str:
     """The runtime's device; by default Ascend if its driver is installed, else the CPU."""
-    present = any(Path("/dev").glob("davinci[0-9]*"))
-    return f"ascend:{device_id}" if target == "Ascend" or (target is None and present) else "cpu"
+    ascend = target == "Ascend" or (target is None and has_ascend())
+    return f"ascend:{device_id}" if ascend else "cpu"
 
 
 def write_logits(
@@ -134,4 +153,4 @@ def time_line(seconds: float, count: int) -> str:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    exit_with(main, PROGRAM)

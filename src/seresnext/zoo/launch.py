@@ -18,11 +18,13 @@ from ..errors import UserError
 from ..launch import msrun, torchrun
 from ..launch.processes import muted, supervise
 from ..launch.ranks import rank_logs
-from .command import exit_with, parse
+from .command import LOG, exit_with, parse
 from .options import TrainOptions
 from .rank_table import RankTable, read_rank_table
-from .settings import train_config
+from .settings import check_device, train_config
+from .wording import own_words
 
+PROGRAM = "run_distribution_train_ascend.sh"
 _PORTS = {"torch": 29500, "mindspore": 8118}
 """Port at which the ranks of several servers connect: each framework's default."""
 TRAINING = "seresnext.zoo.train"
@@ -91,7 +93,8 @@ def command(plan: LaunchPlan, engine: EngineName, logs: Path) -> list[str]:
 
 def environment(plan: LaunchPlan, target: str, table: Path) -> dict[str, str]:
     """The ranks' environment: the visible devices, and the table for Ascend's HCCL."""
-    changes = {}
+    # Each rank copies its output to where the original's script wrote it.
+    changes = {LOG: "train_parallel{rank}/log"}
     if target in _VISIBLE:
         changes[_VISIBLE[target]] = ",".join(map(str, plan.device_ids))
     if target == "Ascend":
@@ -101,7 +104,7 @@ def environment(plan: LaunchPlan, target: str, table: Path) -> dict[str, str]:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="run_distribution_train_ascend.sh",
+        prog=PROGRAM,
         usage="%(prog)s RANK_TABLE_FILE imagenet [--server_id IP] [--master_port N] "
         "[--NAME VALUE]... [-- OTHER FLAGS]",
         allow_abbrev=False,
@@ -110,19 +113,21 @@ def main(argv: list[str]) -> int:
     parser.add_argument("dataset", choices=["imagenet", "imagenet2012"])
     parser.add_argument("--server_id", default="", help="address of this server in the table")
     parser.add_argument(
-        "--master_port", type=int, default=0, help="port at which the ranks connect"
+        "--master_port", type=port, default=0, help="port at which the ranks connect"
     )
     own = argv[: argv.index("--")] if "--" in argv else argv
     given, training = parser.parse_known_args(own)
     training += argv[len(own) :]
     table = read_rank_table(given.rank_table)
     # Errors are found before a process is started.
-    options, flags = parse(TrainOptions, training, parser.prog)
-    config, _ = train_config(options, flags, len(table.devices))
+    options = parse(TrainOptions, training, PROGRAM, flags=True)
+    with own_words(options):
+        config, _ = train_config(options, len(table.devices))
+        check_device(options.options.device_target)
     engine = config.engine.name
 
-    port = given.master_port or (_PORTS[engine] if len(table.servers) > 1 else 0)
-    plan = launch_plan(table, table.this_server(given.server_id), port)
+    master_port = given.master_port or (_PORTS[engine] if len(table.servers) > 1 else 0)
+    plan = launch_plan(table, table.this_server(given.server_id), master_port)
     logs = new_folder(rank_logs(Path(config.run.out)))
     count, last = len(plan.device_ids), plan.first_rank + len(plan.device_ids) - 1
     arguments = [*command(plan, engine, logs), *training]
@@ -134,9 +139,16 @@ def main(argv: list[str]) -> int:
     return supervise(
         arguments,
         logs.parent,
-        environment(plan, options.device_target, Path(given.rank_table)),
+        environment(plan, options.options.device_target, Path(given.rank_table)),
         logs / f"worker_{plan.first_rank}.log" if engine == "mindspore" else None,
     )
+
+
+def port(text: str) -> int:
+    """The number of a port; 0 is the framework's own."""
+    if not (text.isascii() and text.isdigit() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"expected 0 to 65535, got {text!r}")
+    return int(text)
 
 
 def new_folder(parent: Path) -> Path:
@@ -151,4 +163,4 @@ def new_folder(parent: Path) -> Path:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    exit_with(main, PROGRAM)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 
@@ -45,14 +46,18 @@ class ZooReporter:
     not counted, the first wait for data is.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, stream: TextIO | None = None, words: Callable[[str], str] = lambda text: text
+    ) -> None:
+        """`words` puts a message of the package into the words of the command."""
         self.stream = stream or sys.stdout
+        self.words = words
         self.steps_per_epoch = 1.0
         self.seconds, self.steps = 0.0, 0
         self.step, self.since = 0, time.perf_counter()
 
     def message(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        print(self.words(text), file=self.stream, flush=True)
 
     def started(self, step: int, total_steps: int, steps_per_epoch: float) -> None:
         self.steps_per_epoch = steps_per_epoch

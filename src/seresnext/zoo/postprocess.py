@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from ..errors import UserError
 from ..files import read_json
 from ..training.metrics import Metrics, MetricSums
-from .command import parse_only
-from .options import named
+from .command import parse
+from .options import PostprocessOptions
 from .preprocess import result_name
 
 UNREAD_FILE = "unread.json"
 """In `result_Files/`: names of the images that could not be read, if any were skipped."""
 
 
-@dataclass(frozen=True)
-class PostprocessOptions:
-    """`postprocess.py`."""
-
-    dataset_name: Literal["imagenet2012", "imagenet"] = named("imagenet2012", "any image folder")
-    label_path: str = named("./preprocess_Result/imagenet_label.json", "name -> class index")
-    result_path: str = named("./result_Files", "folder of <name>_0.bin, float32 logits")
-
-
 def main(argv: list[str]) -> int:
-    options = parse_only(PostprocessOptions, argv, "postprocess.py")
+    options = parse(PostprocessOptions, argv, "postprocess.py").options
     metrics = accuracy(Path(options.result_path), Path(options.label_path))
     if metrics.unread:
         print(unread_line(metrics), file=sys.stderr)

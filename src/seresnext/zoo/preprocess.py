@@ -8,43 +8,39 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from ..data.sources import evaluation_path, image_files, open_source
 from ..errors import UserError
 from ..files import writing
 from ..runtimes.base import create_runtime
-from .command import parse_only
-from .options import named
+from .command import parse
+from .options import PreprocessOptions
+from .settings import validation_path
+from .wording import own_words
 
 LABEL_FILE = "imagenet_label.json"
 
 
-@dataclass(frozen=True)
-class PreprocessOptions:
-    """`preprocess.py`."""
-
-    dataset_name: Literal["imagenet2012", "imagenet"] = named("imagenet2012", "any image folder")
-    data_path: str = named("", "validation images: a folder of <class>/, or one with val/")
-    output_path: str = named("./preprocess_Result", "where imagenet_label.json is written")
-    mindir: str = named("", "model whose class order numbers the labels (else the sorted folders)")
-
-
 def main(argv: list[str]) -> int:
-    options = parse_only(PreprocessOptions, argv, "preprocess.py")
-    if not options.data_path:
-        raise UserError("preprocess.py: give --data_path DIR with DIR/<class>/<image>")
-    class_names = create_runtime(options.mindir).spec.class_names if options.mindir else None
-    path = write_labels(Path(options.data_path), Path(options.output_path), class_names)
-    print(f"labels: {path}")
+    given = parse(PreprocessOptions, argv, "preprocess.py")
+    options = given.options
+    with own_words(given):
+        data = Path(validation_path(given))
+        class_names = create_runtime(options.mindir).spec.class_names if options.mindir else None
+        labels = write_labels(data, Path(options.output_path), class_names)
+    print(completed_line(labels))
     return 0
 
 
-def write_labels(data: Path, out: Path, class_names: Sequence[str] | None = None) -> Path:
-    """Write `out`/imagenet_label.json for the class folders of `data`; return its path.
+def completed_line(labels: Mapping[str, int]) -> str:
+    """The original's line at the end of the preprocessing."""
+    return f"[INFO] Completed! Total {len(labels)} data."
+
+
+def write_labels(data: Path, out: Path, class_names: Sequence[str] | None = None) -> dict[str, int]:
+    """Write `out`/imagenet_label.json for the class folders of `data`; return what is in it.
 
     Classes are numbered as `class_names` has them, else in the order of the sorted folder names,
     as in the original. An earlier `out` is renamed. Raises UserError for images outside class
@@ -66,7 +62,7 @@ def write_labels(data: Path, out: Path, class_names: Sequence[str] | None = None
         set_aside(out)
         out.mkdir(parents=True)
         (out / LABEL_FILE).write_text(json.dumps(labels))
-    return out / LABEL_FILE
+    return labels
 
 
 def _label_names(folder: Path, model_names: Sequence[str] | None) -> Sequence[str]:

@@ -13,27 +13,31 @@ from .checkpoints import refuse_other_runs, write_if_due
 from .command import exit_with, parse
 from .log import ZooReporter
 from .options import TrainOptions
-from .settings import train_config
+from .settings import check_device, train_config
+from .wording import own_words, reworded
 
 
 def main(argv: list[str]) -> int:
     """Train; the same command resumes a stopped run."""
-    options, flags = parse(TrainOptions, argv, "train.py")
-    config, notes = train_config(options, flags)
-    out = Path(config.run.out)
-    report_exit()
-    with rank_output(out):
-        _check_classes(options, config)
-        on_saved = None
-        if options.save_ckpt:
-            refuse_other_runs(out)
-            on_saved = functools.partial(write_if_due, out, config.run)
-        from ..training.loop import train
+    given = parse(TrainOptions, argv, "train.py", flags=True)
+    with own_words(given):
+        config, notes = train_config(given)
+        out = Path(config.run.out)
+        report_exit()
+        with rank_output(out):
+            _check_classes(given.options, config)
+            check_device(given.options.device_target)
+            on_saved = None
+            if given.options.save_ckpt:
+                refuse_other_runs(out)
+                on_saved = functools.partial(write_if_due, out, config.run)
+            from ..training.loop import train
 
-        reporter = ZooReporter()
-        for note in notes:
-            reporter.message(note)
-        train(config, reporter, on_saved)
+            reporter = ZooReporter(words=lambda text: reworded(text, given))
+            for note in notes:
+                reporter.message(note)
+            train(config, reporter, on_saved)
+            print("train success", flush=True)
     return 0
 
 
