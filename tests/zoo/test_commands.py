@@ -98,7 +98,7 @@ def test_train_refuses_the_folder_of_another_run(
         ([], "data_path is not set"),
         (["--num_classes", "1000"], "num_classes is 1000, but DATA/train has 4 class folders"),
         (["--device_target", "GPU", "--engine", "mindspore"], "GPU needs --engine torch"),
-        ([*TINY, "--batch_size", "9999999"], "--batch_size: expected a batch of at most 8 GiB"),
+        ([*TINY, "--batch_size", "9999999"], "--batch_size: expected 1 to 2796202 images of 32 px"),
         pytest.param(
             TINY,
             "no Ascend device here; give --device_target CPU",

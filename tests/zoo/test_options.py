@@ -103,6 +103,7 @@ OUT_OF_RANGE = {
     "label_smooth_factor": "1",
     "keep_checkpoint_max": "0",
     "device_id": "-1",
+    "max_pixels": "0",
     "width": "0",
     "height": "-224",
 }

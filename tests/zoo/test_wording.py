@@ -21,8 +21,16 @@ FLAG = re.compile(r"(?<![\w-])(-- )?--([a-z][a-z0-9._-]*[a-z0-9])")
 READING = ["data", "evaluate.py"]
 MESSAGES: list[tuple[type, list[str], str]] = [
     (TrainOptions, [*READING, "training", "engines"], "--nproc"),
-    (EvalOptions, READING, "--train-data --data.allow-empty-classes --data.follow-links"),
-    (InferOptions, ["data/loader.py", "runtimes/onnx.py", "runtimes/mindir.py"], ""),
+    (
+        EvalOptions,
+        READING,
+        "--train-data --data.allow-empty-classes --val-share --data.balance --out",
+    ),
+    (
+        InferOptions,
+        ["data/loader.py", "data/decode.py", "runtimes/onnx.py", "runtimes/mindir.py"],
+        "",
+    ),
     (
         ExportOptions,
         ["exporters/run.py", "exporters/air.py"],

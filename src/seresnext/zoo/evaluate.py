@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from ..config import DataConfig
 from ..config.recipes import zoo
 from ..data.sources import evaluation_path, open_source
 from ..engines.base import Engine, EngineState, create_engine
@@ -93,7 +94,14 @@ class Evaluator:
         self.options = options = given.options
         self.engine: Engine | None = None
         self.folder = evaluation_path(Path(validation_path(given)))
-        self.class_names = open_source(self.folder, allow_empty_classes=True).class_names
+        self.reading = DataConfig(
+            on_bad_image=options.on_bad_image,
+            max_pixels=options.max_pixels,
+            follow_links=options.follow_links,
+        )
+        self.class_names = open_source(
+            self.folder, allow_empty_classes=True, follow_links=options.follow_links
+        ).class_names
         self.side = image_size(options.image_height, options.image_width)
         found, expected = len(self.class_names), options.num_classes
         if expected is not None and found != expected:
@@ -116,7 +124,7 @@ class Evaluator:
             settings = engine_config(o.device_target, o.device_id, o.engine)
             self.engine = create_engine(spec, loaded.weights, settings)
         return evaluate_folder(
-            self.engine, self.folder, batch_size=o.batch_size, on_bad_image=o.on_bad_image
+            self.engine, self.folder, batch_size=o.batch_size, reading=self.reading
         )
 
 

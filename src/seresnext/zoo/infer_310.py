@@ -68,7 +68,9 @@ def _infer(given: argparse.Namespace) -> int:
     folder = evaluation_path(given.dataset)
     paths = images_below(folder)
     source = image_list(folder / path for path in paths)
-    reader = Reader(source, DataConfig(on_bad_image=given.on_bad_image))
+    reader = Reader(
+        source, DataConfig(on_bad_image=given.on_bad_image, max_pixels=given.max_pixels)
+    )
     inputs = replace(model.spec.input, resize=given.resize or model.spec.input.resize)
     batches = eval_batches(reader, inputs, Share(1))
     names = flat_names(paths)
@@ -93,7 +95,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("dataset_name", choices=["imagenet2012", "imagenet"])
     parser.add_argument("dataset", type=Path)
     parser.add_argument("need_preprocess", choices=["y", "n"], help="n: use the existing labels")
-    parser.add_argument("device_id", type=device_number, nargs="?", default=0)
+    parser.add_argument("device_id", type=whole_number, nargs="?", default=0)
     parser.add_argument(
         "--device_target", choices=["CPU", "Ascend"], help="default: Ascend if there is one"
     )
@@ -104,10 +106,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "original: the pixels of the original's evaluation",
     )
     parser.add_argument("--on_bad_image", choices=["stop", "skip"], default="stop")
+    parser.add_argument("--max_pixels", type=whole_number, default=DataConfig().max_pixels)
     return parser.parse_args(argv)
 
 
-def device_number(text: str) -> int:
+def whole_number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise argparse.ArgumentTypeError(f"expected a number from 0, got {text!r}")
     return int(text)

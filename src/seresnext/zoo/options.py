@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..config import DataConfig
+
 Target = Literal["CPU", "GPU", "Ascend"]
 Range = tuple[str, Callable[[float], bool]]
 """What a number must be, in words and as a test."""
@@ -117,6 +119,10 @@ class Options:
     on_bad_image: Literal["stop", "skip"] = named(
         "stop", "stop at an unreadable image, or leave such images out", sets="data.on_bad_image"
     )
+    max_pixels: int = named(
+        DataConfig().max_pixels, "larger images are refused", COUNT, sets="data.max_pixels"
+    )
+    follow_links: bool = named(False, "follow links to files and folders", sets="data.follow_links")
 
 
 @dataclass(frozen=True)
@@ -197,6 +203,7 @@ class InferOptions:
 
     device_target: str = named("", "what to compute on", sets="device engine.device")
     on_bad_image: str = named("stop", "as in eval.py", sets="data.on_bad_image")
+    max_pixels: str = named("", "as in eval.py", sets="data.max_pixels")
 
 
 ALL_OPTIONS = (TrainOptions, EvalOptions, ExportOptions, PreprocessOptions, PostprocessOptions)

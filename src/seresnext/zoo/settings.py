@@ -45,7 +45,14 @@ def train_config(
     if o.lr_init is not None:
         lr_per_256 = o.lr_init * 256 / global_batch
     config = replace(start, engine=engine).replace(
-        data={"root": root, "train": train, "val": val, "on_bad_image": o.on_bad_image},
+        data={
+            "root": root,
+            "train": train,
+            "val": val,
+            "on_bad_image": o.on_bad_image,
+            "max_pixels": o.max_pixels,
+            "follow_links": o.follow_links,
+        },
         augment={"image_size": image_size(o.image_height, o.image_width) or 224},
         optim={"lr_per_256": lr_per_256, "momentum": o.momentum, "weight_decay": o.weight_decay},
         loss={"label_smoothing": o.label_smooth_factor if o.use_label_smooth else 0.0},

@@ -29,12 +29,12 @@ def reworded(text: str, given: Given[Any]) -> str:
         wanted = {flag.replace("-", "_"), SHORT_NAMES.get(flag.replace("-", "_"))}
         for option in options:
             if option.name in wanted or wanted & set(option.metadata["sets"]):
-                return option.name
+                return f"--{option.name} True" if option.type == "bool" else f"--{option.name}"
         return None
 
     def flag_here(match: re.Match[str]) -> str:
         if option := option_for(match[1]):
-            return f"--{option}"
+            return option
         field = SHORT_NAMES.get(match[1].replace("-", "_"), match[1])
         after = trains and "." in field
         return f"-- --{field.replace('_', '-')}" if after else match[0]
@@ -42,7 +42,7 @@ def reworded(text: str, given: Given[Any]) -> str:
     first = _FIELD.match(text)
     after_dashes = first and any(_names(flag, first[1]) for flag in given.flags)
     if first and not after_dashes and (option := option_for(first[1])):
-        text = f"--{option}: {text[first.end() :]}"
+        text = f"{option}: {text[first.end() :]}"
     return _FLAG.sub(flag_here, text)
 
 
