@@ -224,6 +224,11 @@ class TestResize:
             flat = np.full((height, width, 3), 201, np.uint8)
             assert (ops.resize(flat, 64) == 201).all()
 
+    def test_strip_as_long_as_the_pixel_limit_allows(self) -> None:
+        """Its blur alone would take an hour."""
+        strip = np.full((1, 3_000_000, 3), 201, np.uint8)
+        assert (ops.resize(strip, 32) == 201).all()
+
 
 class TestGeometry:
     @pytest.mark.parametrize(("dx", "dy"), [(0, 0), (3, 0), (-2, 5), (-64, 1), (7, -7)])

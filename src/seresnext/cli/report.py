@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import run_data
+from ..config import changed, run_data
 from ..errors import UserError
 from ..flags import Positional, parse
 from .options import BadImagePolicy, ComputeOptions, DecodingOptions, ReadingOptions
@@ -28,8 +28,9 @@ class ReportArgs(ReadingOptions, DecodingOptions, ComputeOptions):
     """Write the figures to this JSON file, too."""
     batch_size: int = 64
     """Images per batch; does not change the result."""
-    on_bad_image: BadImagePolicy = "stop"
-    """Stop at an unreadable image, or leave it out, count it and list it in the report."""
+    on_bad_image: BadImagePolicy | None = None
+    """stop at an unreadable image, or skip it, count it and list it in the report. By default as
+    the run did."""
 
 
 def run(argv: list[str]) -> int:
@@ -46,7 +47,7 @@ def run(argv: list[str]) -> int:
 
     runs = [path for path in args.models if len(args.models) > 1 or has_history(path)]
     histories = [read_history(path) for path in runs]
-    reading = replace(
+    reading = changed(
         args.change(run_data(first)), workers=args.workers, on_bad_image=args.on_bad_image
     )
     reader = labelled_images(first, args.data, reading)

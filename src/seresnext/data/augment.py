@@ -116,6 +116,10 @@ def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     OpenCV's own antialiased filter, INTER_AREA, takes four times as long.
     """
     height, width = image.shape[:2]
+    most = _MAX_SHRINKING * size
+    if height > most or width > most:
+        width, height = min(width, most), min(height, most)
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     if height > size or width > size:
         image = cv2.sepFilter2D(
             image,
@@ -127,6 +131,9 @@ def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
+_MAX_SHRINKING = 256
+"""Further shrinking is left to INTER_AREA: the blur's cost grows with the square of the factor, and
+a strip of 1 x 3,000,000 pixels would take minutes."""
 _STEPS = 64  # shrinking factors are rounded to 1/64
 
 

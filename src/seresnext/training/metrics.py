@@ -31,10 +31,10 @@ class Metrics:
     unread: int
     """Images that could not be read; in no figure above."""
     images_per_second: float
-    data: str = ""
-    """Which images these are, where an evaluation of its own asked for them."""
     unread_images: tuple[str, ...] = ()
     """Which images could not be read, where an evaluation of its own asked for them."""
+    data: str = ""
+    """Which images these are, where an evaluation of its own asked for them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON.
