@@ -72,7 +72,7 @@ def test_too_little_memory_is_one_line(
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert line.startswith("seresnext: error: out of memory")
-    assert "smaller --batch-size" in line
+    assert "smaller batches or images" in line
 
 
 def test_other_errors_keep_their_traceback() -> None:

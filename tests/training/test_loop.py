@@ -182,10 +182,12 @@ class TestPretrained:
             "red",
         ]
 
-    def test_what_does_not_fit_is_listed(self, run: Path, data: Path, tmp_path: Path) -> None:
+    def test_another_network_is_refused_with_its_flags(
+        self, run: Path, data: Path, tmp_path: Path
+    ) -> None:
         more = ("--pretrained", run, "--model.layers", 1, 2, 1, 1)
         done = run_cli(*four_epochs(data, tmp_path / "run", *more), code=1)
-        assert "layer2.1.conv1.weight" in done.stderr
+        assert "--model.layers 1 1 1 1 --model.cardinality 2" in done.stderr
 
 
 def test_nan_stops_the_run_and_lists_the_samples(data: Path, tmp_path: Path) -> None:

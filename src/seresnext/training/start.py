@@ -129,7 +129,8 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
             fingerprint,
             result,
         )
-        reporter.message(describe(run))
+        for text in describe(run):
+            reporter.message(text)
         say_data(run)
         if result is None:
             log.start()
@@ -220,8 +221,8 @@ def began_as(resume: str, checkpoint: Checkpoint) -> bool:
     return resume != "never" and config.get("run", {}).get("resume") == resume
 
 
-def describe(run: Run) -> str:
-    """Return the run in a sentence or two, for its first lines."""
+def describe(run: Run) -> list[str]:
+    """Return the run in a sentence or two, each a line."""
     config, engine, plan, progress = run.config, run.engine, run.plan, run.progress
     ranks = f" x {engine.world_size}" if engine.world_size > 1 else ""
     text = (
@@ -231,13 +232,14 @@ def describe(run: Run) -> str:
         f"({plan.total_steps / plan.steps_per_epoch:.1f} epochs)"
     )
     if run.result:
-        return (
-            f"{text}\nalready finished at step {progress.step}; nothing to train, nothing is "
-            f"written. The model in {run.folder.model} has the {run.result}. Train on with more "
-            "--epochs, or anew in another folder (--out)"
-        )
+        return [
+            text,
+            f"already finished at step {progress.step}; nothing to train, nothing is written. The "
+            f"model in {run.folder.model} has the {run.result}. Train on with more --epochs, or "
+            "anew in another folder (--out)",
+        ]
     if run.finished():
-        return f"{text}\nalready finished at step {progress.step}; its model is written now"
+        return [text, f"already finished at step {progress.step}; its model is written now"]
     if progress.step:
-        return f"{text}\nresuming after step {progress.step}"
-    return text
+        return [text, f"resuming after step {progress.step}"]
+    return [text]

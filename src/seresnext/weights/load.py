@@ -75,7 +75,7 @@ def pretrained_weights(
         )
     if flags := fitting_network(found, arch):
         raise UserError(
-            f"the weights of {loaded.path} are a {found.name}, the network is a {arch.name}; "
+            f"the weights of {loaded.path} belong to another network than the one to train; "
             f"add {flags}"
         )
     weights = dict(loaded.weights)
