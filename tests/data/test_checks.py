@@ -27,7 +27,12 @@ def write(root: Path, counts: dict[str, int], first: int = 0) -> Path:
         ({"a": 5, "b": 4}, {"a": 1, "b": 1}, 9, [r"fewer than 5 training images: b \(4\)"]),
         ({"a": 61, "b": 6}, {"a": 1, "b": 1}, 99, ["61 training images of a, 6 of b: --data.bal"]),
         ({"a": 5, "b": 5}, {"a": 1}, 9, ["classes without validation images: b"]),
-        ({"a": 5, "b": 5}, {"a": 2, "b": 1}, 4, [r"2 validation images are training images, too"]),
+        (
+            {"a": 5, "b": 5},
+            {"a": 2, "b": 1},
+            4,
+            [r"validation images that are training images, too: 2"],
+        ),
     ],
 )
 def test_warnings(

@@ -57,8 +57,8 @@ def _copies(train: Source, val: Source) -> Iterator[str]:
     if copies:
         a, b = copies[0]
         yield (
-            f"{len(copies)} validation images are training images, too, such as {val.describe(b)} "
-            f"({train.describe(a)}): the accuracy is too good by them"
+            f"validation images that are training images, too: {len(copies)}, such as "
+            f"{val.describe(b)} ({train.describe(a)}); the accuracy is too good by them"
         )
 
 

@@ -112,8 +112,8 @@ def check_resumable(
         raise UserError(
             "the training images are not those of the checkpoint (fingerprint "
             f"{fingerprint[:12]}, checkpoint {saved_print[:12]}): files were added, removed or "
-            "changed in size. Restore them, start in another --out, or pass "
-            "--allow-data-change"
+            "changed in size, or --val-share or --data.balance differs. Restore them, start in "
+            "another --out, or pass --allow-data-change"
         )
     remarks = []
     if saved_print != fingerprint:

@@ -97,7 +97,7 @@ def refuse_inside(out: Path, data: DataConfig) -> None:
         if folder and Path(folder).resolve() in (out.resolve(), *out.resolve().parents):
             raise UserError(
                 f"--out {out} lies inside the data folder {folder}; choose one outside, such as "
-                f"--out {Path(os.path.relpath(Path(folder).resolve().parent)) / 'runs' / out.name}"
+                f"--out {Path(folder).resolve().parent / 'runs' / out.name}"
             )
 
 
