@@ -129,7 +129,7 @@ def test_a_failing_rank_is_the_scripts_failure(tmp_path: Path, command: Command)
     write_table(tmp_path, table_of({"10.0.0.1": [0, 1]}))
     arguments = ("rank_table.json", "imagenet", "--device_target", "CPU", "--data_path", "nowhere")
     done = command(SCRIPT, *arguments, cwd=tmp_path, code=1)
-    assert "train.py: error: no training folder nowhere" in done.stderr
+    assert "train.py: error: no training images at nowhere" in done.stderr
     assert "Traceback" not in done.stderr
 
 
