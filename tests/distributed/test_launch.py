@@ -37,9 +37,11 @@ def test_two_processes_write_one_run(two: Run) -> None:
         *(
             "checkpoints",
             "config.json",
+            "events.jsonl",
             "logs",
             "metrics.jsonl",
             "model",
+            "report.html",
             "result.json",
             "tensorboard",
         )
@@ -60,15 +62,18 @@ def test_rank_0_keeps_the_terminal(images: Path, two: Run, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--nproc", 0), "--nproc: expected 1 or more, got 0"),
-        (("--nproc", 2, "--batch-size", 0), "run.batch_size: expected 1 or more, got 0"),
+        (("--nproc", 0), "--nproc: expected 1 to "),
+        (
+            ("--nproc", 2, "--batch-size", 0),
+            "--batch-size (run.batch_size): expected 1 or more, got 0",
+        ),
     ],
 )
 def test_a_wrong_argument_is_reported_before_anything_starts(
     images: Path, tmp_path: Path, more: tuple[object, ...], message: str
 ) -> None:
     line = refused(*train_arguments(images, tmp_path / "run", 1, 2, *more))
-    assert line == f"seresnext: error: {message}"
+    assert line.startswith(f"seresnext: error: {message}")
     assert not (tmp_path / "run").exists()
 
 
