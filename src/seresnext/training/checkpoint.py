@@ -24,12 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from ..errors import UserError
-from ..files import parse_json, read_json, sync_to_disk, to_json
-from ..tensors import write_safetensors
+from ..files import read_json, sync_to_disk, to_json
+from ..tensors import list_safetensors, write_safetensors
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -119,44 +117,42 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         version, step, files = manifest["format"], int(manifest["step"]), dict(manifest["files"])
         entries = {name: (str(e["sha256"]), int(e["bytes"])) for name, e in files.items()}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"checkpoint {path}: {MANIFEST} is not a manifest") from None
     if version not in (1, FORMAT):
         raise UserError(
             f"checkpoint {path} has format {version}, this version reads 1 and {FORMAT}"
         )
-    contents: dict[str, bytes] = {}
     for name, (digest, size) in entries.items():
-        if name != os.path.basename(name):
+        if name != os.path.basename(name) or "\0" in name:
             raise UserError(f"checkpoint {path}: the manifest names a file outside: {name!r}")
-        contents[name] = _read_verified(path / name, digest, size)
-    if STATE not in contents:
+        _verify(path / name, digest, size)
+    if STATE not in entries:
         raise UserError(f"checkpoint {path} has no {STATE}")
-    state = parse_json(contents[STATE], f"checkpoint file {path / STATE}")
-    try:
-        tensors = {
-            name.removesuffix(_TENSORS): load(data)
-            for name, data in contents.items()
-            if name.endswith(_TENSORS)
+    state = read_json(path / STATE, "checkpoint file")
+    tensors = {
+        name.removesuffix(_TENSORS): {
+            entry: stored.read() for entry, stored in list_safetensors(path / name)[0].items()
         }
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error}") from None
+        for name in entries
+        if name.endswith(_TENSORS)
+    }
     if version == 1 and "momentum" in tensors:
         tensors["optimizer.momentum"] = tensors.pop("momentum")
     return Checkpoint(step, state, tensors)
 
 
-def _read_verified(path: Path, digest: str, size: int) -> bytes:
+def _verify(path: Path, digest: str, size: int) -> None:
     try:
         found = path.stat().st_size
         if found != size:
             raise UserError(f"checkpoint file {path} has {found} bytes, its manifest says {size}")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            same = hashlib.file_digest(file, "sha256").hexdigest() == digest
     except OSError as error:
         raise UserError(f"cannot read checkpoint file {path}: {error.strerror}") from None
-    if hashlib.sha256(data).hexdigest() != digest:
+    if not same:
         raise UserError(f"checkpoint file {path} is damaged: its SHA-256 is not the manifest's")
-    return data
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
