@@ -80,6 +80,7 @@ def test_every_verb_ends_with_one_line(one: Run, images: Path, tmp_path: Path, h
         reasons = ("File too large", "disk full") if how == "full" else ("Permission denied",)
         assert any(reason in errors for reason in reasons), (name, errors)
     left = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
-    allowed = ("run/.lock", "run/config.json", "run/tensorboard", "run/metrics.jsonl")
+    allowed = ("run/.lock", "run/config.json", "run/events.jsonl", "run/tensorboard")
+    allowed += ("run/metrics.jsonl",)
     assert not {p for p in left if not str(p).startswith(allowed)}
     assert done.stderr == ""
