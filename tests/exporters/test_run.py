@@ -214,7 +214,7 @@ def test_int8_needs_images(run: Path, tmp_path: Path) -> None:
         ("torch", "m.pt2", {"precision": "int8"}, "torch can be fp32 or fp16"),
         ("mindir", "m.mindir", {"precision": "fp16"}, "mindir can be fp32"),
         ("mindir", "m.mindir", {"with_preprocessing": True}, "--with-preprocessing: not for"),
-        ("onnx", "m.onnx", {"max_drop": -1.0}, "--max-drop and --max-images: expected 0 or more"),
+        ("onnx", "m.onnx", {"max_drop": -1.0}, "--max-drop: expected 0 to 100; --max-images"),
         ("onnx", "m.onnx", {"data": Path("nowhere")}, "nowhere"),
     ],
 )
