@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 # A worker holds two frameworks, 2 to 4 GB. The tests of a file share its fixtures.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-all test-slow check format bench clean
+.PHONY: demo test test-all test-slow fuzz check format bench clean
 
 # One stamp per set of extras: reinstalled when pyproject.toml changes.
 $(VENV)/.installed-%: pyproject.toml
@@ -28,6 +28,10 @@ test-all: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -m slow
+
+# Damaged files by the hundred thousand: some hours.
+fuzz: $(VENV)/.installed-dev
+	@FUZZ_TIMES=50 $(BIN)/python -m pytest -m slow tests/fuzz
 
 check: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

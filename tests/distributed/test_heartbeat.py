@@ -94,11 +94,11 @@ def test_ranks_may_leave_one_after_the_other(tmp_path: Path, behaviour: str) -> 
 
 def test_all_ranks_report_the_first_error(tmp_path: Path) -> None:
     ranks = begin(tmp_path, "user error", world=3)
-    reason = "rank 1: no such image"
+    reason = r"rank 1: no such\n image"
     # Ranks 0 and 2 hang as in a collective; they are ended and report the reason.
     assert end(ranks[0]) == (1, f"seresnext: error: {reason}\n")
     assert end(ranks[2]) == (1, f"seresnext: error: {reason}\n")
-    assert end(ranks[1]) == (1, "RankLost no such\n image\n")
+    assert end(ranks[1]) == (1, "RankLost no such\\n image\n")
 
 
 def test_a_bug_is_named_by_its_type(tmp_path: Path) -> None:

@@ -83,17 +83,24 @@ def run(scenario: Scenario) -> Outcome:
     return Outcome(losses, engine.state_dict(), before, logits)
 
 
+def joined() -> TorchEngine:
+    """An engine of this rank; one that could not train would not join the others."""
+    spec, config = tiny_spec(), EngineConfig(device="cpu")
+    return TorchEngine(spec, init_weights(spec.architecture, 0), config, OptimConfig())
+
+
 def weights_of_rank_0_win() -> EngineState:
     spec = tiny_spec()
     config = EngineConfig(device="cpu", threads=1)
-    own = TorchEngine(spec, init_weights(spec.architecture, 0), config).rank
-    return TorchEngine(spec, init_weights(spec.architecture, own), config).state_dict()
+    own = TorchEngine(spec, init_weights(spec.architecture, 0), config, OptimConfig()).rank
+    weights = init_weights(spec.architecture, own)
+    engine = TorchEngine(spec, weights, config, OptimConfig())
+    return EngineState(engine.state_dict().model)
 
 
 def ordered_sum() -> np.ndarray:
     """1e16 + 1 - 1e16 ...: what comes out depends on the order."""
-    spec = tiny_spec()
-    engine = TorchEngine(spec, init_weights(spec.architecture, 0), EngineConfig(device="cpu"))
+    engine = joined()
     value = [1e16, 1.0, -1e16, 1.0][engine.rank]
     count = engine.all_sum(np.array(engine.rank + 2**53, np.int64))
     assert count.shape == ()
@@ -101,10 +108,7 @@ def ordered_sum() -> np.ndarray:
 
 
 def train_for_ever(folder: Path) -> None:
-    spec = tiny_spec()
-    engine = TorchEngine(
-        spec, init_weights(spec.architecture, 0), EngineConfig(device="cpu"), OptimConfig()
-    )
+    engine = joined()
     while True:
         engine.fetch(engine.train_step(random_batch(4), lr=0.01))
         (folder / f"{engine.rank}.started").touch()
@@ -114,7 +118,6 @@ def main(folder: Path, names: list[str]) -> None:
     results: dict[str, Any] = {name: run(SCENARIOS[name]) for name in names}
     results["weights"] = weights_of_rank_0_win()
     results["sum"] = ordered_sum()
-    spec = tiny_spec()
-    engine = TorchEngine(spec, init_weights(spec.architecture, 0), EngineConfig(device="cpu"))
+    engine = joined()
     (folder / f"{engine.rank}.pickle").write_bytes(pickle.dumps(results))
     engine.close()

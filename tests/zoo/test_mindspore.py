@@ -15,7 +15,9 @@ pytestmark = pytest.mark.slow  # MindSpore compiles each network for half a minu
 LINES = r"""(epoch: (\d) step: 6, loss is \d+\.\d{6}
 epoch time: \d+\.\d{3} ms, per step time: \d+\.\d{3} ms
 epoch: \2 validation accuracy is {'top_1_accuracy': [\d.]+, 'top_5_accuracy': 1\.0}
-){2}the model has the (best|last) weights, .*\n"""
+){2}the model has the (best|last) weights, .*
+train success
+"""
 
 
 def test_training_evaluated_by_both_engines(tmp_path: Path, digits: Path, command: Command) -> None:

@@ -19,6 +19,7 @@ that libjpeg's warnings or a PNG's checksums show to be damaged.
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import warnings
 from collections.abc import Callable, Iterator
@@ -48,6 +49,7 @@ __all__ = ["Box", "ImageError", "OpenImage", "decode_image", "open_image"]
 cv2.setNumThreads(1)
 # Pillow warns of oddities in what is not looked at.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else errors go to stderr, too
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
