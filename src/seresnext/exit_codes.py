@@ -42,19 +42,16 @@ def run_command(program: str, main: Callable[[list[str]], int], arguments: list[
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         code, line = 1, f"{program}: error: {error.strerror or error}{where}"
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not _LACKS_MEMORY.search(str(error)):
-            raise
-        what = one_line(error, 120)
-        code, line = (
-            1,
-            (
-                f"{program}: error: out of memory ({type(error).__name__}: {what}); smaller "
-                "batches or images need less"
-            ),
-        )
+    except Exception as error:
+        lacks = isinstance(error, RuntimeError) and _LACKS_MEMORY.search(str(error))
+        if not lacks and not isinstance(error, MemoryError):
+            report_exit(1, f"{type(error).__name__}: {one_line(error)}")
+            raise  # a bug, which keeps its traceback
+        what = f"{type(error).__name__}: {one_line(error, 120)}"
+        line = f"{program}: error: out of memory ({what}); smaller batches or images need less"
+        code = 1
     if line:
         with guarded_output(survives=True):
             print(printable(line), file=sys.stderr)
-    report_exit(code)
+    report_exit(code, line.removeprefix(f"{program}: error: "))
     return code

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from runs import (
     wait_until,
 )
 from seresnext.cli.train import _without
+from seresnext.launch.processes import supervise
 
 
 def test_two_processes_write_one_run(two: Run) -> None:
@@ -98,6 +101,48 @@ def test_an_error_of_another_rank_is_one_line_too(images: Path, tmp_path: Path) 
     assert done.stderr.count("\n") == 1, done.stderr
     assert "seresnext: error: rank 1: cannot read image" in done.stderr
     assert "cannot read image" in (tmp_path / "run" / "logs" / "rank-1.log").read_text()
+
+
+STARTER = """
+import os, subprocess, sys, time
+from pathlib import Path
+from seresnext.launch.ranks import EXIT_CODES
+
+def process(code, **environment):
+    program = f"from seresnext.launch.ranks import report_exit; import os, time; {code}"
+    environment = {**os.environ, "WORLD_SIZE": "2", **environment}
+    return subprocess.Popen([sys.executable, "-c", program], env=environment)
+
+wait = "report_exit(); time.sleep(100)"
+scheduler = process(wait, MS_ROLE="MS_SCHED")
+ranks = [process(wait, RANK="0"), process("report_exit(); " + sys.argv[1], RANK="1")]
+while len(os.listdir(os.environ[EXIT_CODES])) < 3:
+    time.sleep(0.01)
+ranks[1].wait()
+time.sleep(0.5)  # msrun looks once a second
+ranks[0].kill()
+ranks[0].wait()
+Path(sys.argv[2]).write_text(str(scheduler.wait()))
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "cause"),
+    [
+        ("os.kill(os.getpid(), 9)", "rank 1 ended without a word (killed, or out of memory)"),
+        ("report_exit(1, 'no room for pixels')", "rank 1: no room for pixels"),
+    ],
+)
+def test_the_cause_is_told_where_rank_0_is_killed_with_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], end: str, cause: str
+) -> None:
+    """As msrun does it; its scheduler, which would wait for lost ranks, ends too."""
+    command = [sys.executable, "-c", STARTER, end, str(tmp_path / "scheduler")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    assert supervise(command, tmp_path, environment) == 1
+    assert capsys.readouterr().err == f"seresnext: error: {cause}; see {tmp_path}\n"
+    assert (tmp_path / "scheduler").read_text() == str(-signal.SIGKILL)
 
 
 @pytest.mark.timing

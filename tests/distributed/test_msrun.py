@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from runs import (
+    LONG,
     RECORDING,
     SERESNEXT,
     TRAIN,
@@ -86,6 +89,36 @@ def test_a_signal_saves_and_the_same_command_resumes(
     done = run_process(*command, timeout=300)
     assert "resuming after step" in done.stdout
     assert digest(out) == digest(noted[0])
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_is_named_and_ends_the_run(images: Path, tmp_path: Path, rank: int) -> None:
+    out = tmp_path / "run"
+    command = train_arguments(images, out, LONG, 2, "--engine", "mindspore", "--nproc", "2")
+    process = start([*SERESNEXT, *command])
+    wait_until(checkpoint(out, 4).exists, process, timeout=200)
+    os.kill(worker(out, rank), signal.SIGKILL)
+    since = time.monotonic()
+    done = finish(process, timeout=30)
+    assert time.monotonic() - since < 10  # MindSpore's scheduler alone waits for 30 s
+    assert done.returncode == 1
+    killed = f"seresnext: error: rank {rank} ended without a word (killed, or out of memory)"
+    assert done.stderr == f"{killed}; see {out / 'logs'}\n"
+    assert "Traceback" not in done.stdout
+
+
+def worker(out: Path, rank: int) -> int:
+    """Return the process id of a rank, which msrun's log has only in some versions."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            if str(out).encode() in (folder / "cmdline").read_bytes() and {
+                b"MS_ROLE=MS_WORKER",
+                f"RANK_ID={rank}".encode(),
+            } <= {*variables}:
+                return int(folder.name)
+    raise AssertionError(f"rank {rank} of {out} does not run")
 
 
 def test_an_error_of_all_ranks_ends_all(images: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from ..config import Config
 from ..console import discard
 from ..training.interrupt import INTERRUPTED_EXIT, is_repeated, stop_signals
 from . import msrun, torchrun
-from .ranks import EXIT_CODES, rank_logs, reported_exits
+from .ranks import EXIT_CODES, Report, rank_logs, reports, scheduler_report
 
 
 def launch(config: Config, arguments: list[str], processes: int) -> int:
@@ -53,7 +53,8 @@ def supervise(
 ) -> int:
     """Run a command that starts ranks; return the exit code of the first rank, or 75.
 
-    Each rank reports by `report_exit` that it runs and how it ended. The first SIGTERM, SIGINT or
+    Each rank reports by `report_exit` that it runs and how it ended; if the first one, which has
+    the terminal, is killed without a word, the cause is printed here. The first SIGTERM, SIGINT or
     SIGHUP is passed on to the ranks, once, and the run saves itself; a second one, but for SIGHUP,
     kills all processes. `msrun_log`, the file to which msrun writes the first rank's output, is
     shown as it grows.
@@ -63,13 +64,22 @@ def supervise(
             command,
             env={**environment, EXIT_CODES: folder},
             start_new_session=True,  # Ctrl-C reaches this process only, which passes it on once
+            # At a failure msrun prints pages of what is in the scheduler's log.
+            stdout=subprocess.DEVNULL if msrun_log else None,
+            stderr=subprocess.DEVNULL if msrun_log else None,
         )
+        cause = ""
         signals = _SignalRelay(starter, Path(folder))
         with signals, _shown(msrun_log) if msrun_log else contextlib.nullcontext():
             # Not `wait()`: a signal that arrives as it begins would be handled at its end.
             while starter.poll() is None:
                 time.sleep(0.1)
-        codes = {rank: code for rank, (_, code) in reported_exits(Path(folder)).items()}
+                ranks = reports(Path(folder))
+                cause = cause or _cause(ranks)
+                if cause:
+                    _end_scheduler(ranks, scheduler_report(Path(folder)))
+        ranks = reports(Path(folder))
+    codes = {rank: report.code for rank, report in ranks.items()}
     first = codes[min(codes)] if codes else None  # of several machines, one has rank 0
     if starter.returncode == 0 and not any(code != 0 for code in codes.values()):
         return 0
@@ -80,8 +90,30 @@ def supervise(
     if first is None:
         if signals.asked:  # before there was anything to save
             return 128 + signals.asked
-        print(f"seresnext: error: a process ended early; see {logs}", file=sys.stderr)
+        cause = cause or _cause(ranks) or "a process ended early"
+        print(f"seresnext: error: {cause}; see {logs}", file=sys.stderr)
     return first or 1
+
+
+def _cause(ranks: Mapping[int, Report]) -> str:
+    """Return why the first ranks to fail did; empty while none has. One that fails takes the others
+    with it within a second."""
+    failed = {number: report for number, report in ranks.items() if report.failed()}
+    for number, report in failed.items():
+        if report.reason:
+            own = "" if report.reason.startswith("rank ") else f"rank {number}: "
+            return f"{own}{report.reason}"
+    if not failed:
+        return ""
+    names = " and ".join(f"rank {number}" for number in sorted(failed))
+    return f"{names} ended without a word (killed, or out of memory)"
+
+
+def _end_scheduler(ranks: Mapping[int, Report], scheduler: Report | None) -> None:
+    """End msrun's scheduler once no rank is left: by itself it waits half a minute for them."""
+    if scheduler and not any(report.running() for report in ranks.values()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(scheduler.process, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -133,7 +165,7 @@ class _SignalRelay:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        running = [pid for pid, code in reported_exits(self.reports).values() if code is None]
+        running = [r.process for r in reports(self.reports).values() if r.code is None]
         if not self.asked:
             self.asked = number
             for process in running or [self.starter.pid]:

@@ -7,17 +7,21 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..console import guarded_output
 from ..errors import UserError
 from ..files import writing
 from ..machine import environment_number
+from ..training.interrupt import INTERRUPTED_EXIT
 from .heartbeat import RankLost
 
 EXIT_CODES = "SERESNEXT_REPORTS"
 """Environment variable: the folder in which a rank started by `supervise` leaves its process id
-and, at its end, its exit code."""
+and, at its end, its exit code and the reason of a failure."""
+_SCHEDULER = "scheduler"
+"""File of msrun's scheduler, which runs the same program and has rank 0 too."""
 _RANK_0_FIRST = 10.0
 """Seconds that another rank waits before it prints its error on the terminal. Mostly all ranks have
 the same error; rank 0 prints it at once, and the others are terminated meanwhile."""
@@ -79,20 +83,57 @@ def rank_logs(run: Path) -> Path:
     return logs
 
 
-def report_exit(code: int | None = None) -> None:
-    """Tell `supervise`, if it started this process, that it runs, or its exit code."""
+def report_exit(code: int | None = None, reason: str = "") -> None:
+    """Tell `supervise`, if it started this process, that it runs, or how it ended and why."""
     folder = os.environ.get(EXIT_CODES)
-    # msrun's scheduler runs the same program and has rank 0 too.
-    if folder and os.path.isdir(folder) and os.environ.get("MS_ROLE") != "MS_SCHED":
-        text = str(os.getpid()) if code is None else f"{os.getpid()} {code}"
-        Path(folder, str(rank())).write_text(text)
+    if folder and os.path.isdir(folder):
+        text = str(os.getpid()) if code is None else f"{os.getpid()} {code} {reason}"
+        name = _SCHEDULER if os.environ.get("MS_ROLE") == "MS_SCHED" else str(rank())
+        Path(folder, name).write_text(text, errors="replace")
 
 
-def reported_exits(folder: Path) -> dict[int, tuple[int, int | None]]:
-    """Return rank -> process id and exit code; None while it runs or when it was killed."""
-    found: dict[int, tuple[int, int | None]] = {}
-    for file in folder.iterdir():
-        if text := file.read_text():  # empty at the moment of being written
-            process, *code = map(int, text.split())
-            found[int(file.name)] = (process, code[0] if code else None)
-    return found
+@dataclass(frozen=True)
+class Report:
+    """What a process has told by `report_exit`."""
+
+    process: int
+    code: int | None
+    """None while it runs, and when it was killed."""
+    reason: str = ""
+
+    def running(self) -> bool:
+        """Whether the process still runs; one that only waits to be reaped does not."""
+        try:
+            os.kill(self.process, 0)
+            return (
+                Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+            )
+        except FileNotFoundError:  # no /proc on this system
+            return True
+        except ProcessLookupError:
+            return False
+
+    def failed(self) -> bool:
+        """Whether it ended otherwise than by finishing or by saving itself after a signal."""
+        return (
+            self.code not in (0, INTERRUPTED_EXIT) if self.code is not None else not self.running()
+        )
+
+
+def reports(folder: Path) -> dict[int, Report]:
+    """Return the report of every rank by its number."""
+    return {
+        int(f.name): found for f in folder.iterdir() if f.name != _SCHEDULER and (found := _read(f))
+    }
+
+
+def scheduler_report(folder: Path) -> Report | None:
+    """Return the report of msrun's scheduler, if it was started."""
+    return _read(folder / _SCHEDULER) if (folder / _SCHEDULER).exists() else None
+
+
+def _read(file: Path) -> Report | None:
+    """Return None at the moment of being written, when the file is empty."""
+    process, _, rest = file.read_text().partition(" ")
+    code, _, reason = rest.partition(" ")
+    return Report(int(process), int(code) if code else None, reason) if process else None
