@@ -116,7 +116,7 @@ def process(code, **environment):
 wait = "report_exit(); time.sleep(100)"
 scheduler = process(wait, MS_ROLE="MS_SCHED")
 ranks = [process(wait, RANK="0"), process("report_exit(); " + sys.argv[1], RANK="1")]
-while len(os.listdir(os.environ[EXIT_CODES])) < 3:
+while len(os.listdir(os.environ[EXIT_CODES])) < 3 and scheduler.poll() is ranks[0].poll() is None:
     time.sleep(0.01)
 ranks[1].wait()
 time.sleep(0.5)  # msrun looks once a second
