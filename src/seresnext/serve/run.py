@@ -152,8 +152,10 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         if not 0 <= port < 1 << 16:
             raise OSError(f"no port {port}; expected 0 to 65535")
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        listener = socket.socket(family, kind, protocol)  # with one, asyncio sets TCP_NODELAY
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         return listener
