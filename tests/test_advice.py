@@ -40,6 +40,8 @@ MESSAGES = {
     "runtimes/torch.py _read": "export",
     "runtimes/": "evaluate predict export bench serve report",
     "serve/": "serve",
+    "serve/bench.py": "bench",
+    "serve/bench.py _ours": "serve",
     "training/": "train",
     "weights/convert.py _match_biases": "train",
     "weights/convert.py": "convert",
@@ -64,8 +66,12 @@ def options(verb: str) -> set[str]:
         found = [*flags.flags(TrainArgs), *config_flags(Config())]
     else:
         module = importlib.import_module(f"seresnext.cli.{verb}")
-        (cls,) = (v for k, v in vars(module).items() if k.endswith("Args"))
-        found = flags.flags(cls)
+        found = [
+            flag
+            for name, cls in vars(module).items()
+            if name.endswith("Args")
+            for flag in flags.flags(cls)
+        ]
     return {f.name for f in found} | {f.off for f in found if f.kind is bool} | set(flags.HELP)
 
 

@@ -157,7 +157,7 @@ class TestUsage:
             ("predict", "seresnext predict needs MODEL, IMAGES"),
             ("predict runs/mine", "seresnext predict needs IMAGES"),
             ("predict m i --json --csv", "give --json or --csv, not both"),
-            ("bench train", "expected `seresnext bench infer`, got 'train'"),
+            ("bench train", "expected `seresnext bench infer` or `seresnext bench serve`, got"),
             ("data", "expected `seresnext data demo`, got nothing"),
         ],
     )

@@ -58,13 +58,12 @@ def parse(verb: str, *arguments: str) -> None:
         train_arguments(list(arguments))
         return
     module = importlib.import_module(f"seresnext.cli.{verb}")
-    options = [v for k, v in vars(module).items() if k.endswith("Args")]
-    assert len(options) == 1, f"{verb} has no single class of arguments"
+    words = [verb]
     if verb in ("bench", "data"):  # these have a second word
-        usage = {"bench": "infer", "data": "demo"}
-        assert arguments[0] == usage[verb]
+        words.append(arguments[0])
         arguments = arguments[1:]
-    flags.parse(options[0], arguments, verb)
+    options = getattr(module, f"{''.join(word.title() for word in words)}Args")
+    flags.parse(options, arguments, verb)
 
 
 @pytest.mark.parametrize("document", READMES)

@@ -26,6 +26,8 @@ OTHERS = [
     (("predict", "RUN", "IMAGES/val", "--batch-size", HUGE), "--batch-size: expected 1 to"),
     (("export", "RUN", "--out", "m.onnx", "--max-drop", "nan"), "--max-drop: expected 0 to 100"),
     (("bench", "infer", "RUN", "--seconds", "inf"), "expected positive numbers"),
+    (("bench", "serve", "RUN", "--seconds", "inf"), "expected positive numbers"),
+    (("bench", "serve", "RUN", "--clients", "65"), "--clients: expected at most 64"),
     (("bench", "infer", "RUN", "--batch-sizes", HUGE), "--batch-sizes: expected 1 to"),
 ]
 

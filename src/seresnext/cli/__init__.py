@@ -18,7 +18,7 @@ VERBS = {
     "export": "write an artifact for ONNX, OpenVINO, MindIR, AIR or torch, and compare it",
     "convert": "translate weights of timm, mindcv and the original zoo",
     "serve": "answer predictions over HTTP",
-    "bench": "latency and throughput of artifacts side by side",
+    "bench": "latency and throughput of artifacts side by side, and of the server",
     "data": "make the demo data set",
     "doctor": "what works on this machine, and what to install",
 }

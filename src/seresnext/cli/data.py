@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..flags import parse
-from .options import after_second_word
+from .options import second_word
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class DataDemoArgs:
 
 
 def run(argv: list[str]) -> int:
-    argv = after_second_word(argv, "seresnext data", "demo")
+    _, argv = second_word(argv, "seresnext data", ("demo",))
     args = parse(DataDemoArgs, argv, "seresnext data demo")
     from ..data.demo import write_digits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,14 +54,16 @@ class JsonOption:
 BadImagePolicy = Literal["stop", "skip"]
 
 
-def after_second_word(argv: list[str], program: str, word: str) -> list[str]:
-    """The arguments after the second word of a verb that has one; its help is the verb's help.
+def second_word(argv: list[str], program: str, words: Sequence[str]) -> tuple[str, list[str]]:
+    """The second word of a verb that has one, and the arguments after it.
 
-    Raises UsageError for another word.
+    A request for help without it is taken by the first of `words`. Raises UsageError for another
+    word.
     """
+    if argv and argv[0] in words:
+        return argv[0], argv[1:]
     if argv and argv[0] in HELP:
-        return argv
-    if argv[:1] != [word]:
-        got = repr(argv[0]) if argv else "nothing"
-        raise UsageError(f"expected `{program} {word}`, got {got}; see `{program} --help`")
-    return argv[1:]
+        return words[0], argv
+    expected = " or ".join(f"`{program} {word}`" for word in words)
+    got = repr(argv[0]) if argv else "nothing"
+    raise UsageError(f"expected {expected}, got {got}; see `{program} --help`")

@@ -37,11 +37,7 @@ class ServeArgs(ComputeOptions, Limits):
 
 def run(argv: list[str]) -> int:
     args = parse(ServeArgs, argv, "seresnext serve")
-    for package in ("starlette", "uvicorn", "python_multipart"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"serve needs the package {package}; install: {install_command('serve')}"
-            )
+    require_extra("serve")
     from ..serve.run import serve
 
     serve(
@@ -56,3 +52,12 @@ def run(argv: list[str]) -> int:
         access_log=args.access_log,
     )
     return 0
+
+
+def require_extra(verb: str) -> None:
+    """Raise UserError unless the packages of the extra `serve` are installed."""
+    for package in ("starlette", "uvicorn", "python_multipart"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"{verb} needs the package {package}; install: {install_command('serve')}"
+            )
