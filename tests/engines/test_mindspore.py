@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ pytest.importorskip("seresnext.engines.mindspore.engine", reason="needs MindSpor
 import mindspore as ms
 
 from engines.contract import EngineContract, assert_close
+from engines.losses import CASES, expected_losses, random_rows
 from engines.networks import optim_and_loss, random_batch, tiny_spec
 from seresnext.config import EngineConfig, LossConfig, OptimConfig
 from seresnext.engines.base import Engine
 from seresnext.engines.mindspore import optimizer
 from seresnext.engines.mindspore.engine import MindSporeEngine
+from seresnext.engines.mindspore.loss import TrainingLoss
 from seresnext.engines.mindspore.pointwise import Pointwise
 from seresnext.engines.mindspore.reductions import Gate, mean_over_pixels
 from seresnext.errors import UserError
@@ -188,6 +191,22 @@ def test_refused(config: dict[str, Any], message: str) -> None:
     tiny_engine()
     with pytest.raises(UserError, match=re.escape(message)):
         tiny_engine(config)
+
+
+# Losses ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_losses_of_rows(options: dict[str, Any]) -> None:
+    """Against the papers' formulas in float64, extreme logits included; finite gradients."""
+    rows, loss = random_rows(), LossConfig(**options)
+    network = SimpleNamespace(arch=SimpleNamespace(num_classes=rows.logits.shape[1]))
+    function = TrainingLoss(network, None, loss)
+    tensors = [ms.Tensor(array) for array in rows]
+    ours = function.row_losses(*tensors).asnumpy()
+    np.testing.assert_allclose(ours, expected_losses(rows, loss), rtol=1e-5, atol=1e-5)
+    gradient = ms.grad(lambda *tensors: function.row_losses(*tensors).sum())(*tensors)
+    assert np.isfinite(gradient.asnumpy()).all()
 
 
 # Sums --------------------------------------------------------------------------------------

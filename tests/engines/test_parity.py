@@ -145,10 +145,16 @@ CASES = {
         {"stem": "deep", "downsample": "avg", **NOISE},
     ),
     "off target": Case(
-        {"smoothing_off_target": True, "weight_decay": 0.05, "ema_decay": 0.9},
+        {
+            **{"smoothing_off_target": True, "weight_decay": 0.05, "ema_decay": 0.9},
+            **{"focal_gamma": 2.0, "class_weights": (0.5, 1.0, 2.0, 1.5, 1.0)},
+        },
         {"max_pool": "same", "drop_path": 0.3, **NO_BIASES},
     ),
-    "plain descent": Case({"momentum": 0.0, "label_smoothing": 0.0}, {"dropout": 0.3}),
+    "plain descent": Case(
+        {"momentum": 0.0, "label_smoothing": 0.0, "kind": "binary", "threshold": 0.3},
+        {"dropout": 0.3},
+    ),
 }
 
 

@@ -12,15 +12,15 @@ import torch
 from torch.nn import functional as F
 
 from engines.contract import EngineContract
+from engines.losses import CASES, Rows, expected_losses, random_rows
 from engines.networks import optim_and_loss, random_batch, tiny_spec
 from seresnext.config import EngineConfig, LossConfig, OptimConfig
 from seresnext.engines.base import Engine
-from seresnext.engines.common import smoothing_coefficients
 from seresnext.engines.torch import optimizer
 from seresnext.engines.torch.devices import resolve_device
 from seresnext.engines.torch.engine import TorchEngine
 from seresnext.engines.torch.flat import Flat
-from seresnext.engines.torch.loss import Normalise, cross_entropy
+from seresnext.engines.torch.loss import Normalise, RowLoss
 from seresnext.engines.torch.network import load_network
 from seresnext.errors import UserError
 from seresnext.model.init import init_weights
@@ -254,22 +254,55 @@ def test_normalisation(channels_last: bool) -> None:
     assert x.is_contiguous(memory_format=wanted)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("off_target", [False, True])
-def test_cross_entropy_against_torch(smoothing: float, off_target: bool) -> None:
-    rng = np.random.default_rng(0)
-    logits = torch.tensor(rng.normal(size=(6, 4)))
-    first, second = torch.tensor(rng.integers(0, 4, (2, 6)), dtype=torch.int32)
-    mix = torch.tensor(rng.random(6))
-    target = torch.zeros(6, 4, dtype=torch.float64)
-    for labels, weight in ((first, mix), (second, 1 - mix)):
-        one_hot = F.one_hot(labels.long(), 4).double()
-        others = (1 - one_hot) / 3 if off_target else torch.full_like(one_hot, 1 / 4)
-        target += weight[:, None] * ((1 - smoothing) * one_hot + smoothing * others)
-    expected = F.cross_entropy(logits, target, reduction="none")
-    loss = LossConfig(label_smoothing=smoothing, smoothing_off_target=off_target)
-    ours = cross_entropy(logits, (first, second), mix, smoothing_coefficients(loss, 4))
-    torch.testing.assert_close(ours, expected)
+def row_losses(rows: Rows, loss: LossConfig) -> torch.Tensor:
+    logits, *labels, mix = map(torch.tensor, rows)
+    row_loss = RowLoss(loss, logits.shape[1], torch.device("cpu"))
+    return row_loss(logits, tuple(labels), mix)
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-3], ids=["equal", "perturbed"])
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_losses_of_rows(options: dict, off: float) -> None:
+    """Against the papers' formulas in float64, extreme logits included."""
+    rows, loss = random_rows(), LossConfig(**options)
+    ours = row_losses(rows._replace(mix=rows.mix * (1 - off)), loss)
+    close = np.allclose(ours.numpy(), expected_losses(rows, loss), rtol=1e-5, atol=1e-6)
+    assert close == (off == 0 or loss.threshold is not None)
+
+
+def test_losses_against_those_of_torch() -> None:
+    """Its targets are indices or probabilities; weights are `weight` and `pos_weight`."""
+    rows, weights = random_rows(), (0.5, 1.0, 2.5, 0.25)
+    logits, first, second, mix = map(torch.tensor, rows)
+    one_hot = (F.one_hot(labels.long(), 4) for labels in (first, second))
+    target = sum(h * m[:, None] for h, m in zip(one_hot, (mix, 1 - mix), strict=True))
+    ours = row_losses(rows, LossConfig(class_weights=weights))
+    theirs = F.cross_entropy(
+        logits, target, torch.tensor(weights), reduction="none", label_smoothing=0.1
+    )
+    torch.testing.assert_close(ours, theirs)
+    loss = LossConfig(kind="binary", class_weights=weights, label_smoothing=0.0)
+    theirs = F.binary_cross_entropy_with_logits(
+        logits, target, reduction="none", pos_weight=torch.tensor(weights)
+    )
+    torch.testing.assert_close(row_losses(rows, loss), theirs.mean(1))
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_gradients_of_losses(options: dict) -> None:
+    """Finite, also where a probability is 1 to the last bit; right where it is not."""
+    rows, loss = random_rows(), LossConfig(**options)
+    logits, *labels, mix = map(torch.tensor, rows)
+    row_loss = RowLoss(loss, logits.shape[1], torch.device("cpu"))
+    extreme = logits.requires_grad_()
+    row_loss(extreme, tuple(labels), mix).sum().backward()
+    assert extreme.grad is not None
+    assert torch.isfinite(extreme.grad).all()
+    usual = logits.detach()[1:].double().requires_grad_()
+    arguments = (tuple(k[1:] for k in labels), mix[1:].double())
+    if row_loss.weights is not None:
+        row_loss.weights = row_loss.weights.double()
+    assert torch.autograd.gradcheck(lambda x: row_loss(x, *arguments), usual)
 
 
 def test_flat_layout() -> None:

@@ -179,6 +179,14 @@ class Config:
                 *("run.ship", "best or last without optim.ema_decay, which makes the average"),
             ),
             (
+                self.loss.threshold is None or self.loss.kind == "binary",
+                *("loss.threshold", "none without --loss.kind binary, whose targets it makes"),
+            ),
+            (
+                not self.loss.class_weights or self.loss.class_balance == 0,
+                *("loss.class_balance", "0 beside loss.class_weights, which say the same"),
+            ),
+            (
                 not engine.virtual_shards or engine.name == "torch",
                 *("engine.virtual_shards", "0, or --engine torch, which alone has them"),
             ),

@@ -41,6 +41,12 @@ def ordered(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def focal_exponent(gamma: float) -> float:
+    if gamma != 0 and not 1 <= gamma <= 10:  # below 1 the gradient is infinite where p is 1
+        raise ValueError("0 (off) or 1 to 10")
+    return gamma
+
+
 def size_or_zero(side: int) -> int:
     if side != 0 and not 32 <= side <= 4096:
         raise ValueError("0 (same as image_size) or 32 to 4096")
@@ -171,12 +177,26 @@ class AugmentConfig:
 
 @checked("loss")
 class LossConfig:
-    """Cross-entropy."""
+    """The loss of an image, its target smoothed, its classes weighted."""
 
+    kind: Literal["cross-entropy", "binary"] = "cross-entropy"
+    """`cross-entropy` of the softmax, or `binary` cross-entropy of each class's sigmoid, averaged
+    over the classes (arXiv:2110.00476)."""
     label_smoothing: Rate = 0.1
     """Share of the target spread over all classes (arXiv:1512.00567)."""
     smoothing_off_target: bool = False
     """Spread over the other K-1 classes only (the original zoo's rule) instead of all K."""
+    threshold: Rate | None = None
+    """Binary: classes whose target (smoothed, mixed) is above this are 1, the others 0. None keeps
+    the target as it is."""
+    focal_gamma: Annotated[float, AfterValidator(focal_exponent)] = 0.0
+    """Focal loss (arXiv:1708.02002): each term times (1 - p)^gamma, p the probability of what is
+    right. 0 is off; 2 is usual."""
+    class_balance: Probability = 0.0
+    """Weigh rare classes more: a class of n training images by (1 - b) / (1 - b^n)
+    (arXiv:1901.05555), scaled to a mean of 1 over the images. 0 is off, 1 is 1 / n."""
+    class_weights: tuple[NonNegative, ...] = ()
+    """Weights of the classes, in their order, instead of `class_balance`."""
 
 
 @checked("optim")

@@ -33,7 +33,8 @@ def warnings(train: Source, val: Source | None) -> Iterator[str]:
     if counts[most] > IMBALANCE * counts[least]:
         yield (
             f"{counts[most]} training images of {names[most]}, {counts[least]} of {names[least]}: "
-            "--data.balance shows the rarer classes more often"
+            "--data.balance shows the rarer classes more often, --loss.class-balance 1 gives their "
+            "images more weight"
         )
     if val is None:
         return

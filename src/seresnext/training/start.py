@@ -26,6 +26,7 @@ from ..model.spec import ModelSpec
 from ..weights.hub import advice
 from ..weights.load import pretrained_weights
 from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, newest_checkpoint
+from .class_weights import with_class_weights
 from .interrupt import Interrupt
 from .log import Reporter
 from .plan import Plan, make_plan
@@ -67,8 +68,9 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
                     "warning: fine-tuning starts from random weights, which needs many more images "
                     f"and epochs; {advice(config.model.name)}"
                 )
+        loss = with_class_weights(config.loss, source.labels, len(source.class_names))
         weights = start_weights(config, spec, reporter)
-        engine = create_engine(spec, weights, config.engine, config.optim, config.loss)
+        engine = create_engine(spec, weights, config.engine, config.optim, loss)
         stack.callback(engine.close)
         timeout = config.run.rank_timeout
         stack.enter_context(Watch(engine.rank, engine.world_size, engine.all_sum, timeout))

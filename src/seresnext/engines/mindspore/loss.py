@@ -40,6 +40,11 @@ class TrainingLoss(nn.Cell):
         self.normalise = normalise
         self.classes = network.arch.num_classes
         self.on, self.off = smoothing_coefficients(loss, self.classes)
+        self.binary = loss.kind == "binary"
+        self.thresholded, self.threshold = loss.threshold is not None, loss.threshold or 0.0
+        self.gamma = loss.focal_gamma
+        self.weighted = len(loss.class_weights) > 0
+        self.weights = Tensor(np.array(loss.class_weights or 1.0, np.float32))
         self.one = Tensor(1.0, ms.float32)
         self.zero = Tensor(0.0, ms.float32)
 
@@ -49,12 +54,41 @@ class TrainingLoss(nn.Cell):
         """Fields of `Batch` and of `draw_noise` -> (loss sum, number of rows whose largest logit is
         the label), both float32 scalars over the rows that carry an image."""
         logits = self.network(self.normalise(images), drop_path, dropout, True)
-        log_p = ops.log_softmax(logits, 1)
+        rows = self.row_losses(logits, labels, mixed_labels, mix)
+        loss = ops.select(mask, rows, ops.zeros_like(rows)).sum()
+        correct = ops.logical_and(ops.argmax(logits, 1) == labels, mask)
+        return loss, correct.astype(ms.float32).sum()
+
+    def row_losses(self, logits, labels, mixed_labels, mix):  # type: ignore[no-untyped-def]
+        """Logits [B, K] and the labels of a batch -> the loss of every row, [B]."""
         first = ops.one_hot(labels, self.classes, self.one, self.zero)
         second = ops.one_hot(mixed_labels, self.classes, self.one, self.zero)
         mix = mix.reshape(-1, 1)
         target = (first * mix + second * (1 - mix)) * self.on + self.off
-        rows = -(target * log_p).sum(1)
-        loss = ops.select(mask, rows, ops.zeros_like(rows)).sum()
-        correct = ops.logical_and(ops.argmax(logits, 1) == labels, mask)
-        return loss, correct.astype(ms.float32).sum()
+        if self.thresholded:
+            target = (target > self.threshold).astype(ms.float32)
+        if self.binary:
+            return self.binary_cross_entropy(logits, target)
+        return self.cross_entropy(logits, target)
+
+    def cross_entropy(self, logits, target):  # type: ignore[no-untyped-def]
+        """[B, K] -> [B]: the sum over classes of -w t (1 - p)^gamma log p, p of the softmax."""
+        log_p = ops.log_softmax(logits, 1)
+        terms = target * log_p
+        if self.weighted:
+            terms = terms * self.weights
+        if self.gamma > 0:
+            terms = terms * ops.relu(1 - ops.exp(log_p)) ** self.gamma
+        return -terms.sum(1)
+
+    def binary_cross_entropy(self, logits, target):  # type: ignore[no-untyped-def]
+        """[B, K] -> [B]: the mean over classes of -w t (1 - p)^gamma log p
+        - (1 - t) p^gamma log(1 - p), p of the sigmoid."""
+        log_p, log_q = -ops.softplus(-logits), -ops.softplus(logits)
+        present, absent = target * log_p, (1 - target) * log_q
+        if self.weighted:
+            present = present * self.weights
+        if self.gamma > 0:
+            present = present * ops.exp(self.gamma * log_q)
+            absent = absent * ops.exp(self.gamma * log_p)
+        return -(present + absent).mean(1)

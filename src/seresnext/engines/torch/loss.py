@@ -10,23 +10,55 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...config import LossConfig
-from ..common import Smoothing, smoothing_coefficients
+from ..common import smoothing_coefficients
 from .network import SEResNeXt
 
 
-def cross_entropy(
-    logits: Tensor, labels: tuple[Tensor, Tensor], mix: Tensor, smoothing: Smoothing
-) -> Tensor:
-    """Return the cross-entropy of every row, [B, K] -> [B], against its smoothed, mixed target.
+class RowLoss:
+    """Logits and mixed labels of a batch -> the loss of every row."""
 
-    A row's target is `mix` on the first label and `1 - mix` on the second, smoothed.
-    """
+    def __init__(self, loss: LossConfig, classes: int, device: torch.device) -> None:
+        self.smoothing = smoothing_coefficients(loss, classes)
+        self.threshold, self.gamma = loss.threshold, loss.focal_gamma
+        self.of_target = binary_cross_entropy if loss.kind == "binary" else cross_entropy
+        weights = torch.tensor(loss.class_weights, device=device)
+        self.weights = weights if len(weights) else None
+
+    def __call__(self, logits: Tensor, labels: tuple[Tensor, Tensor], mix: Tensor) -> Tensor:
+        """[B, K] -> [B]. A row's target is `mix` on the first label and `1 - mix` on the second,
+        smoothed."""
+        classes = torch.arange(logits.shape[1], device=logits.device)
+        first, second = (k[:, None] == classes for k in labels)
+        target = first * mix[:, None] + second * (1 - mix)[:, None]
+        target = self.smoothing.on * target + self.smoothing.off
+        if self.threshold is not None:
+            target = (target > self.threshold).to(logits.dtype)
+        return self.of_target(logits, target, self.weights, self.gamma)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None, gamma: float) -> Tensor:
+    """[B, K] -> [B]: the sum over classes of -w t (1 - p)^gamma log p, p of the softmax."""
     log_p = F.log_softmax(logits, 1)
-    first, second = (log_p.gather(1, k.long()[:, None])[:, 0] for k in labels)
-    target = mix * first + (1 - mix) * second
-    if smoothing.off == 0:
-        return -target
-    return -(smoothing.on * target + smoothing.off * log_p.sum(1))
+    terms = target * log_p
+    if weights is not None:
+        terms = terms * weights
+    if gamma:
+        terms = terms * (1 - log_p.exp()) ** gamma
+    return -terms.sum(1)
+
+
+def binary_cross_entropy(
+    logits: Tensor, target: Tensor, weights: Tensor | None, gamma: float
+) -> Tensor:
+    """[B, K] -> [B]: the mean over classes of -w t (1 - p)^gamma log p
+    - (1 - t) p^gamma log(1 - p), p of the sigmoid."""
+    log_p, log_q = F.logsigmoid(logits), F.logsigmoid(-logits)
+    present, absent = target * log_p, (1 - target) * log_q
+    if weights is not None:
+        present = present * weights
+    if gamma:
+        present, absent = present * (gamma * log_q).exp(), absent * (gamma * log_p).exp()
+    return -(present + absent).mean(1)
 
 
 class Normalise(nn.Module):
@@ -66,7 +98,7 @@ class TrainingLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.normalise, self.autocast = network, normalise, autocast
-        self.smoothing = smoothing_coefficients(loss, network.arch.num_classes)
+        self.row_loss = RowLoss(loss, network.arch.num_classes, normalise.scale.device)
 
     def forward(
         self,
@@ -84,6 +116,6 @@ class TrainingLoss(nn.Module):
         with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
             logits = self.network(self.normalise(images), drop_path, dropout)
         logits = logits.float()
-        rows = cross_entropy(logits, (labels, mixed_labels), mix, self.smoothing)
+        rows = self.row_loss(logits, (labels, mixed_labels), mix)
         correct = (logits.argmax(1) == labels) & mask
         return torch.where(mask, rows, 0.0).sum(), correct.float().sum()
