@@ -19,6 +19,7 @@ from .exporters.options import ExportOptions
 from .exporters.report import ExportReport
 from .model.spec import InputSpec
 from .predict import ImageLike, Prediction, predict
+from .runtimes.artifact import INPUT_NAME
 from .runtimes.base import Runtime, create_runtime
 from .runtimes.formats import ArtifactPrecision
 from .training.log import Reporter, console_reporter, read_metrics
@@ -265,6 +266,8 @@ def export(
     follow_links: bool | None = None,
     max_pixels: int | None = None,
     with_preprocessing: bool = False,
+    batch_size: int = 0,
+    input_name: str = INPUT_NAME,
     max_drop: float = 0.5,
     max_images: int = 1000,
     engine: EngineName = "torch",
@@ -279,9 +282,10 @@ def export(
     accuracy. `data` holds labelled images for the comparison (by default the run's validation
     data), of which `max_images` are taken. `follow_links` and `max_pixels` are the run's
     by default. `with_preprocessing` makes the input uint8
-    [B, S, S, 3] instead of normalised float32 [B, 3, S, S]. `engine` and `device` compute the
-    reference. An artifact outside the tolerance of its precision raises UserError and replaces no
-    earlier file.
+    [B, S, S, 3] instead of normalised float32 [B, 3, S, S]. `batch_size` fixes B, which is free
+    otherwise, and `input_name` names the input (.onnx, .mindir, .air). `engine` and `device`
+    compute the reference. An artifact outside the tolerance of its precision raises UserError and
+    replaces no earlier file.
 
     >>> report = seresnext.export("runs/mine", "mine.onnx", data="photos")
     >>> report.comparison.agreement
@@ -295,6 +299,8 @@ def export(
         follow_links=follow_links,
         max_pixels=max_pixels,
         with_preprocessing=with_preprocessing,
+        batch_size=batch_size,
+        input_name=input_name,
         max_drop=max_drop,
         max_images=max_images,
         engine=engine,

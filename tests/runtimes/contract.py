@@ -117,6 +117,14 @@ class RuntimeContract:
         logits = runtime.predict(random_images(9, 32))
         assert difference(logits, engine_logits(tiny_spec())) < 1e-5
 
+    @pytest.mark.parametrize("count", [0, 2, 3, 4])
+    def test_a_fixed_batch_size_and_another_name(self, count: int) -> None:
+        if not self.format.fixed_input:
+            pytest.skip(f"{self.kind} takes any number of images only")
+        path = self.artifact(tiny_spec(), batch_size=3, input_name="actual_input_1")
+        logits = create_runtime(path).predict(random_images(9, 32)[9 - count :])
+        np.testing.assert_allclose(logits, engine_logits(tiny_spec())[9 - count :], atol=1e-5)
+
     def test_half_precision(self) -> None:
         if "fp16" not in self.format.precisions:
             pytest.skip(f"{self.kind} is written in fp32 only")

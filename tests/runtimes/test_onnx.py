@@ -54,6 +54,16 @@ def attribute(model: onnx.ModelProto, name: str) -> onnx.AttributeProto:
     return next(a for a in node.attribute if a.name == name)
 
 
+def test_a_fixed_input_as_other_tools_see_it(tmp_path: Path) -> None:
+    described = artifact(tiny_spec(), batch_size=2, input_name="images", with_preprocessing=True)
+    network = onnx_export.build(described, random_weights(tiny_spec()))
+    onnx_export.write(network, described, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    inputs, outputs = session.get_inputs()[0], session.get_outputs()[0]
+    assert (inputs.name, inputs.shape) == ("images", [2, 32, 32, 3])
+    assert (outputs.name, outputs.shape) == ("logits", [2, 5])
+
+
 def test_the_file_needs_no_package_of_ours(path: Path) -> None:
     """Read by ONNX and ONNX Runtime alone."""
     model = onnx.load(path)

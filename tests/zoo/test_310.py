@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from seresnext.data.decode import decode_image
@@ -190,7 +191,10 @@ def test_export_of_checkpoints_from_elsewhere_and_of_a_run(
     command("export.py", "--ckpt_file", "other.ckpt", *common, *named, cwd=tmp_path)
     spec = create_runtime(tmp_path / "named.onnx", device="cpu").spec
     assert spec.class_names == ("0", "1", "2", "three")
-    run = ("--ckpt_file", trained[0] / "ckpt_0", "--file_name", "run")
+    run = ("--ckpt_file", trained[0] / "ckpt_0", "--file_name", "run", "--batch_size", "3")
+    run = (*run, "--fixed_shape", "True")
     done = command("export.py", *run, *common, cwd=tmp_path)
     assert "12 images of " in done.stdout
-    assert (tmp_path / "run.onnx").is_file()
+    session = onnxruntime.InferenceSession(tmp_path / "run.onnx")
+    described = session.get_inputs()[0]
+    assert (described.name, described.shape) == ("actual_input_1", [3, 3, 32, 32])

@@ -34,6 +34,6 @@ def build(artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> ExportedNe
 
 
 def write(network: ExportedNetwork, artifact: Artifact, path: Path) -> None:
-    """Write the network for one normalised image to `path`; AIR has a fixed batch size."""
-    pixels = ms.Tensor(np.zeros((1, *artifact.input_shape), np.float32))
+    """Write the network to `path`; AIR has a fixed batch size, by default 1."""
+    pixels = ms.Tensor(np.zeros((artifact.batch_size or 1, *artifact.input_shape), np.float32))
     ms.export(network, pixels, file_name=str(path), file_format="AIR")

@@ -33,19 +33,19 @@ def build(artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> ExportedNe
 
 
 def write(network: ExportedNetwork, artifact: Artifact, path: Path) -> None:
-    """Write the network with a free batch dimension to `path`, with its metadata."""
+    """Write the network to `path`, with its metadata."""
     prepare("cpu")
-    pixels = Tensor(shape=[None, *artifact.input_shape], dtype=ms.float32)
+    pixels = Tensor(shape=[artifact.batch_size or None, *artifact.input_shape], dtype=ms.float32)
     plain = path.with_name(f"{path.stem}.plain.mindir")  # MindSpore insists on the suffix
     ms.export(network, pixels, file_name=str(plain), file_format="MINDIR")
-    data = _repeatable(plain.read_bytes())
+    data = _repeatable(plain.read_bytes(), artifact.input_name)
     plain.unlink()
     digest = hashlib.sha256(data).hexdigest()
     path.write_bytes(with_user_info(data, artifact.to_json(), digest))
 
 
-def _repeatable(data: bytes) -> bytes:
-    """The same graph in bytes that depend on nothing else.
+def _repeatable(data: bytes, input_name: str) -> bytes:
+    """The same graph, its input renamed, in bytes that depend on nothing else.
 
     MindSpore numbers graphs and nodes by counters of the process, writes primitives and attributes
     in the order of a hash table, and adds the time.
@@ -54,6 +54,7 @@ def _repeatable(data: bytes) -> bytes:
     graph = model.graph
     old, graph.name = graph.name, "network"
     names = {node.output[0]: f"network:{i}" for i, node in enumerate(graph.node)}
+    names[graph.input[0].name] = input_name
 
     def renamed(name: str) -> str:
         return names.get(name) or name.replace(f"{old}:", "network:", 1)

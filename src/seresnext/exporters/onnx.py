@@ -125,10 +125,21 @@ def write(model: onnx.ModelProto, artifact: Artifact, path: Path) -> None:
         _halve_grouped_weights(model.graph)
     if artifact.with_preprocessing:
         _add_preprocessing(model.graph, artifact.spec.input)
+    _set_input(model.graph, artifact)
     model.producer_name, model.producer_version = "seresnext", artifact.version
     helper.set_model_props(model, {METADATA_KEY: artifact.to_json()})
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def _set_input(graph: onnx.GraphProto, artifact: Artifact) -> None:
+    """Name the input, and fix the batch size if there is one."""
+    for node in graph.node:
+        node.input[:] = [artifact.input_name if n == INPUT_NAME else n for n in node.input]
+    graph.input[0].name = artifact.input_name
+    if artifact.batch_size:
+        for value in (graph.input[0], graph.output[0]):
+            value.type.tensor_type.shape.dim[0].dim_value = artifact.batch_size
 
 
 def _use_unsigned_activations(graph: onnx.GraphProto) -> None:

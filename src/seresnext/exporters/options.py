@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import EngineName
+from ..runtimes.artifact import INPUT_NAME
 from ..runtimes.formats import ArtifactPrecision
 
 
@@ -28,6 +29,11 @@ class ExportOptions:
     """Images with more pixels are not read. By default the run's limit."""
     with_preprocessing: bool = False
     """Take uint8 [B, S, S, 3] and normalise in the graph."""
+    batch_size: int = 0
+    """Take exactly so many images at once, for tools that need a fixed shape; 0 means any number
+    (AIR: 1)."""
+    input_name: str = INPUT_NAME
+    """Name of the network's input."""
     max_drop: float = 0.5
     """int8: points of accuracy (without labels, of agreement) that may be lost; blocks that cost
     more stay in float."""

@@ -59,9 +59,10 @@ def print_report(report: ExportReport) -> None:
     table = Table(box=box.SIMPLE, show_header=False)
     files = Text(printable(", ".join(map(str, report.files))))
     table.add_row("written", files, f"{report.bytes / 1e6:.1f} MB")
-    pixels = "uint8 [B, S, S, 3]" if artifact.with_preprocessing else "float32 [B, 3, S, S]"
-    side = artifact.spec.input.image_size
-    table.add_row("input", f"pixel_values: {pixels}, S = {side}", artifact.precision)
+    pixels = "uint8" if artifact.with_preprocessing else "float32"
+    shape = [artifact.batch_size or "any", *artifact.input_shape]
+    text = f"{artifact.input_name}: {pixels} [{', '.join(map(str, shape))}]"
+    table.add_row("input", Text(text), artifact.precision)
     table.add_row("made with", report.versions, "")
     if report.calibration:
         table.add_row("calibrated on", Text(printable(report.calibration)), "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from ..engines.base import create_engine
 from ..errors import UserError
 from ..files import folder_beside
 from ..frameworks import load_module
-from ..runtimes.artifact import Artifact
+from ..runtimes.artifact import INPUT_NAME, INPUT_NAMES, MAX_BATCH, Artifact
 from ..runtimes.base import Runtime, open_artifact
 from ..runtimes.formats import FORMATS, INT8_EXTRA, Format
 from ..weights.trained import load_trained
@@ -42,7 +43,15 @@ def export(model: Path, out: Path, options: ExportOptions | None = None) -> Expo
     trained = load_trained(model)
     spec, weights = trained.spec, trained.weights
     digest = hashlib.sha256(trained.file.read_bytes()).hexdigest()
-    artifact = Artifact(spec, digest, __version__, options.precision, options.with_preprocessing)
+    artifact = Artifact(
+        spec,
+        digest,
+        __version__,
+        options.precision,
+        options.with_preprocessing,
+        options.batch_size,
+        options.input_name,
+    )
     images = comparison_images(model, spec, options)
     calibration = calibration_images(model, options) if options.precision == "int8" else None
     engine = create_engine(spec, weights, EngineConfig(name=options.engine, device=options.device))
@@ -103,6 +112,18 @@ def _check(out: Path, options: ExportOptions) -> Format:
     if options.with_preprocessing and not format.preprocessing:
         able = ", ".join(f.name for f in FORMATS.values() if f.preprocessing)
         raise UserError(f"--with-preprocessing: not for {format.name}; expected one of {able}")
+    if (options.batch_size or options.input_name != INPUT_NAME) and not format.fixed_input:
+        able = ", ".join(f.name for f in FORMATS.values() if f.fixed_input)
+        raise UserError(
+            f"--batch-size, --input-name: not for {format.name}; expected one of {able}"
+        )
+    if not 0 <= options.batch_size <= MAX_BATCH:
+        raise UserError(f"--batch-size: expected 0 to {MAX_BATCH}, got {options.batch_size}")
+    if not re.fullmatch(INPUT_NAMES, options.input_name):
+        raise UserError(
+            "--input-name: expected up to 64 letters, digits and underscores, got "
+            f"{options.input_name[:80]!r}"
+        )
     if not 0 <= options.max_drop <= 100 or options.max_images < 0:
         raise UserError("--max-drop: expected 0 to 100; --max-images: expected 0 or more")
     return format

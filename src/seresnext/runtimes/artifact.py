@@ -9,10 +9,11 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from ..errors import UserError
 from ..files import parse_json
@@ -28,6 +29,9 @@ INPUT_NAME = "pixel_values"
 OUTPUT_NAME = "logits"
 
 
+INPUT_NAMES = "[A-Za-z_][A-Za-z0-9_]{0,63}"
+MAX_BATCH = 1024
+"""Most images in the fixed batch of an artifact."""
 _MAX_FILE_BYTES = 4 * MAX_PARAMETERS + (64 << 20)
 _MAX_WINDOW = 16
 _OPERATORS_PER_BLOCK = 200
@@ -45,14 +49,17 @@ class Artifact:
     """Version of this package that exported it."""
     precision: ArtifactPrecision = "fp32"
     with_preprocessing: bool = False
-    """True: `pixel_values` is uint8 [B, S, S, 3], RGB. False: float32 [B, 3, S, S], normalised."""
+    """True: the input is uint8 [B, S, S, 3], RGB. False: float32 [B, 3, S, S], normalised."""
+    batch_size: Annotated[int, Field(ge=0, le=MAX_BATCH)] = 0
+    """B, where the network takes no other; 0: any number of images."""
+    input_name: Annotated[str, Field(pattern=f"^{INPUT_NAMES}$")] = INPUT_NAME
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "spec": self.spec.to_dict()})
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of `pixel_values` without the batch dimension."""
+        """Shape of the input without the batch dimension."""
         side = self.spec.input.image_size
         return (side, side, 3) if self.with_preprocessing else (3, side, side)
 
@@ -66,7 +73,7 @@ class Artifact:
         """Raise UserError unless the network's shapes (without batch) are those described."""
         classes = (self.spec.architecture.num_classes,)
         for what, found, expected in (
-            (INPUT_NAME, found_input, self.input_shape),
+            (self.input_name, found_input, self.input_shape),
             (OUTPUT_NAME, found_output, classes),
         ):
             if tuple(found) != expected:

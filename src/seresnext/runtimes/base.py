@@ -15,6 +15,7 @@ from ..errors import UserError, one_line
 from ..frameworks import load_module
 from ..model.spec import ModelSpec
 from ..weights.trained import load_trained
+from .artifact import Artifact
 from .formats import Format, recognise
 
 
@@ -76,11 +77,23 @@ def open_artifact(
 
 
 def predict_in_pieces(
-    run: Callable[[NDArray[Any]], NDArray[Any]], images: NDArray[Any], size: int, classes: int
+    run: Callable[[NDArray[Any]], NDArray[Any]],
+    images: NDArray[Any],
+    size: int,
+    artifact: Artifact,
 ) -> NDArray[Any]:
-    """Logits [N, K] of any number of images, computed by `run` for at most `size` at a time."""
-    pieces = [run(images[start : start + size]) for start in range(0, len(images), size)]
-    return np.concatenate([np.empty((0, classes), np.float32), *pieces])
+    """Logits [N, K] of any number of images, computed by `run` for at most `size` at a time.
+
+    For an artifact of a fixed batch size the last piece is filled up with black images.
+    """
+    size = artifact.batch_size or size
+    logits = [np.empty((0, artifact.spec.architecture.num_classes), np.float32)]
+    for start in range(0, len(images), size):
+        piece = images[start : start + size]
+        missing = size - len(piece) if artifact.batch_size else 0
+        padding = np.zeros((missing, *images.shape[1:]), images.dtype)
+        logits.append(run(np.concatenate([piece, padding]) if missing else piece)[: len(piece)])
+    return np.concatenate(logits)
 
 
 def describe_cpu_threads(threads: int) -> str:

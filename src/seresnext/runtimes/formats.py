@@ -43,6 +43,8 @@ class Format:
     """Suffix of a second file that holds the weights, if the format has one."""
     preprocessing: bool = True
     """Whether normalisation can be part of the network."""
+    fixed_input: bool = False
+    """Whether the batch size can be fixed and the input be named, for other people's tools."""
     holds_program: bool = False
     """The file holds a program that could do anything. The runtime does not run it, unless called
     with `run_program=True`, which export does with the file that it has just written."""
@@ -57,6 +59,7 @@ _ONNX = Format(
     exporter="seresnext.exporters.onnx",
     runtime="seresnext.runtimes.onnx:OnnxRuntime",
     first_bytes=rb"\x08",  # protobuf: field 1, a number (the version)
+    fixed_input=True,
 )
 _OPENVINO = Format(
     name="openvino",
@@ -79,6 +82,7 @@ _MINDIR = Format(
     runtime="seresnext.runtimes.mindir:MindIRRuntime",
     first_bytes=rb"\x0a",  # protobuf: field 1, a text (the version)
     preprocessing=False,
+    fixed_input=True,
 )
 _AIR = Format(
     name="air",
@@ -88,6 +92,7 @@ _AIR = Format(
     extra="mindspore",
     exporter="seresnext.exporters.air",
     preprocessing=False,
+    fixed_input=True,
 )
 _TORCH = Format(
     name="torch",

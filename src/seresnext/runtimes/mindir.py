@@ -64,7 +64,7 @@ class MindIRRuntime:
             with _native_messages_hidden():
                 self._graph = nn.GraphCell(_load(data))
                 # One compilation for any number of images, instead of one for each.
-                shape = [None, *self.artifact.input_shape]
+                shape = [self.artifact.batch_size or None, *self.artifact.input_shape]
                 self._graph.set_inputs(Tensor(shape=shape, dtype=ms.float32))
                 side = self.spec.input.image_size
                 self.predict(np.zeros((1, side, side, 3), np.uint8))  # compiles
@@ -76,7 +76,7 @@ class MindIRRuntime:
 
     def predict(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N."""
-        return predict_in_pieces(self._run, images, _PIECE, self.spec.architecture.num_classes)
+        return predict_in_pieces(self._run, images, _PIECE, self.artifact)
 
     def _run(self, images: NDArray[Any]) -> NDArray[Any]:
         logits: NDArray[Any] = self._graph(Tensor(self.artifact.pixel_values(images))).asnumpy()

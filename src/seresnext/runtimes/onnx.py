@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from ..errors import UserError, one_line
 from .artifact import (
-    INPUT_NAME,
     METADATA_KEY,
     OUTPUT_NAME,
     Artifact,
@@ -72,13 +71,14 @@ class OnnxRuntime:
 
     def predict(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N."""
-        classes = self.spec.architecture.num_classes
-        return predict_in_pieces(self._run, images, self._piece, classes)
+        return predict_in_pieces(self._run, images, self._piece, self.artifact)
 
     def _run(self, images: NDArray[Any]) -> NDArray[Any]:
         pixels = self.artifact.pixel_values(images)
         try:
-            logits: NDArray[Any] = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
+            logits: NDArray[Any] = self._session.run(
+                [OUTPUT_NAME], {self.artifact.input_name: pixels}
+            )[0]
         except Exception as error:  # such as shapes that fit one image only
             raise UserError(
                 f"the ONNX model cannot be run on {len(images)} images: {one_line(error)}; export "
@@ -117,7 +117,7 @@ def _read(path: Path) -> tuple[bytes, Artifact]:
     except (onnx.checker.ValidationError, ValueError) as error:
         raise UserError(f"{path} is no valid ONNX model: {one_line(error)}") from None
     shapes = {v.name: _shape(v) for v in (*model.graph.input, *model.graph.output)}
-    artifact.check_shapes(path, shapes.get(INPUT_NAME, ()), shapes.get(OUTPUT_NAME, ()))
+    artifact.check_shapes(path, shapes.get(artifact.input_name, ()), shapes.get(OUTPUT_NAME, ()))
     return data, artifact
 
 

@@ -56,7 +56,7 @@ class TorchRuntime:
 
     def predict(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N."""
-        return predict_in_pieces(self._run, images, _PIECE, self.spec.architecture.num_classes)
+        return predict_in_pieces(self._run, images, _PIECE, self.artifact)
 
     @torch.inference_mode()
     def _run(self, images: NDArray[Any]) -> NDArray[Any]:

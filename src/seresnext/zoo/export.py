@@ -22,6 +22,9 @@ from .options import ExportOptions
 from .settings import check_device, engine_config, image_size, validation_path
 from .wording import own_words, reworded
 
+ORIGINAL_INPUT_NAME = "actual_input_1"
+"""What MindSpore called the input in the original's files, and its converter line expects."""
+
 
 def main(argv: list[str]) -> int:
     given = parse(ExportOptions, argv, "export.py")
@@ -51,6 +54,10 @@ def _export(given: Given[ExportOptions]) -> int:
         model = Path(folder, "model")
         save_model(model, spec, loaded.weights)
         comparing = Comparing(data=data, engine=settings.name, device=settings.device)
+        if options.fixed_shape:
+            comparing = replace(
+                comparing, batch_size=options.batch_size, input_name=ORIGINAL_INPUT_NAME
+            )
         report = export(model, output_file(given), comparing)
     print_report(replace(report, images=reworded(report.images, given)))
     return 0

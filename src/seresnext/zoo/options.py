@@ -155,7 +155,12 @@ class ExportOptions:
     onnx_filename: str = named("", "ONNX: the default of file_name, as in the original's config")
     air_filename: str = named("", "AIR: the default of file_name, as in the original's config")
     file_format: Literal["AIR", "ONNX", "MINDIR"] = named("MINDIR", "what to write", sets="format")
-    batch_size: int = named(1, "accepted; the exported model takes any number of images", COUNT)
+    batch_size: int = named(1, "images at once, with fixed_shape", COUNT, sets="batch_size")
+    fixed_shape: bool = named(
+        False,
+        "take exactly batch_size images, in an input called actual_input_1, as the original's "
+        "converter lines expect (default: any number of images, in pixel_values)",
+    )
     width: int | None = named(
         None, "side of the images, pixels (default: that of the run, else 224)", SIDE
     )
