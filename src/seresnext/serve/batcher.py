@@ -22,14 +22,15 @@ class _Job:
     model: str
     compute: Compute
     pixels: NDArray[Any]
+    close_at: float
+    """When its batch is closed, full or not; of the monotonic clock."""
     logits: Future[NDArray[Any]] = field(default_factory=Future)
-    arrived: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
     """Computes jobs in the order in which they came, those of one model together.
 
-    A batch is closed when it is full, or when its oldest job has waited for `max_delay`; a job that
+    A batch is closed when it is full, or when its oldest job has waited for its delay; a job that
     waited while another batch was computed is not delayed again. A job whose future is cancelled is
     not computed. The number of jobs is bounded by those who submit them.
     """
@@ -37,20 +38,24 @@ class Batcher:
     def __init__(
         self,
         max_batch: int,
-        max_delay: float,
         report: Callable[[str, int, float], None] = lambda model, images, seconds: None,
     ) -> None:
-        """`max_delay` in seconds; `report` is called after each batch, in the thread."""
-        self._max_batch, self._max_delay, self._report = max_batch, max_delay, report
+        """`report` is called after each batch, in the thread."""
+        self._max_batch, self._report = max_batch, report
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="inference")
         self._thread.start()
 
-    def submit(self, model: str, compute: Compute, pixels: NDArray[Any]) -> Future[NDArray[Any]]:
-        """Return the future logits of `pixels`, at most `max_batch` images."""
-        job = _Job(model, compute, pixels)
+    def submit(
+        self, model: str, compute: Compute, pixels: NDArray[Any], delay: float
+    ) -> Future[NDArray[Any]]:
+        """Return the future logits of `pixels`, at most `max_batch` images.
+
+        They wait for others at most `delay` seconds.
+        """
+        job = _Job(model, compute, pixels, time.monotonic() + delay)
         job.logits.add_done_callback(lambda _: self._forget(job))
         with self._changed:
             self._jobs.append(job)
@@ -83,7 +88,7 @@ class Batcher:
             self._changed.wait_for(lambda: self._jobs or self._closed)
             if not self._jobs:
                 return None
-            close_at = self._jobs[0].arrived + self._max_delay
+            close_at = self._jobs[0].close_at
             while self._jobs and not self._closed and not self._full():
                 if (left := close_at - time.monotonic()) <= 0 or not self._changed.wait(left):
                     break

@@ -34,7 +34,7 @@ class Limits:
     max_batch: int = 8
     """Images that are computed together at most."""
     max_delay_ms: float = 2.0
-    """Milliseconds that an image waits for others to be computed with."""
+    """Milliseconds that an image waits for others to be computed with, if there are others."""
     queue: int = 64
     """Images in the server at a time: decoding, waiting, computing. Further ones are answered
     503."""

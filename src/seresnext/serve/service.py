@@ -55,7 +55,7 @@ class Service:
         self.metrics = Metrics()
         self._images = Budget(limits.queue, "images")
         self._memory = Budget(BODIES * limits.body_bytes, "bytes")
-        self._batcher = Batcher(limits.max_batch, limits.max_delay_ms / 1e3, self.metrics.batch)
+        self._batcher = Batcher(limits.max_batch, self.metrics.batch)
         self._pool = ThreadPoolExecutor(usable_cores(), "decode")
         self.metrics.gauge("queue_images", "Images in the server.", lambda: self._images.used)
         self.metrics.gauge("body_bytes", "Request bodies in memory.", lambda: self._memory.used)
@@ -101,16 +101,19 @@ class Service:
     async def logits(self, served: Served, pixels: NDArray[Any]) -> NDArray[Any]:
         """Return float32 [N, K] of preprocessed pixels. Raises Refusal (500)."""
         most = self.limits.max_batch
+        others = self._images.used > len(pixels)  # without them there is nothing to wait for
+        delay = self.limits.max_delay_ms / 1e3 if others else 0.0
         pieces = [pixels[start : start + most] for start in range(0, len(pixels), most)]
-        futures = [self._batcher.submit(served.name, served.model.logits, p) for p in pieces]
+        submit, logits = self._batcher.submit, served.model.logits
+        futures = [submit(served.name, logits, piece, delay) for piece in pieces]
         try:
             rows = await asyncio.gather(*map(asyncio.wrap_future, futures))
         except Exception as error:  # whatever the framework raises
             raise Refusal(500, f"the model failed: {one_line(error)}", "model_failed") from error
-        logits: NDArray[Any] = np.concatenate(rows)
-        if not np.isfinite(logits).all():
+        answer: NDArray[Any] = np.concatenate(rows)
+        if not np.isfinite(answer).all():
             raise Refusal(500, "the model's answer is not finite (NaN or infinity)", "not_finite")
-        return logits
+        return answer
 
 
 @dataclass(frozen=True)
