@@ -31,21 +31,25 @@ def open_standard_streams() -> None:
 
 
 @contextlib.contextmanager
-def own_warnings() -> Iterator[None]:
-    """Print this package's warnings in its own form during the block, whatever libraries set."""
-    logger, handler = logging.getLogger("seresnext"), _Warnings()
-    before, logger.propagate = logger.propagate, False
+def own_messages() -> Iterator[None]:
+    """Print this package's messages in its own form during the block, whatever libraries set."""
+    logger, handler = logging.getLogger("seresnext"), _Messages()
+    before = logger.propagate, logger.level
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.propagate = before
+        logger.propagate = before[0]
+        logger.setLevel(before[1])
 
 
-class _Warnings(logging.Handler):
+class _Messages(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        print(printable(f"{record.levelname.lower()}: {record.getMessage()}"), file=sys.stderr)
+        kind = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        print(printable(f"{kind}{record.getMessage()}"), file=sys.stderr)
 
 
 def discard(handle: int) -> None:

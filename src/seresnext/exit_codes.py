@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from .console import guarded_output, open_standard_streams, own_warnings
+from .console import guarded_output, open_standard_streams, own_messages
 from .errors import UsageError, UserError, one_line, printable
 from .launch.ranks import report_exit
 from .training.interrupt import INTERRUPTED_EXIT, Interrupted
@@ -26,7 +26,7 @@ def run_command(program: str, main: Callable[[list[str]], int], arguments: list[
     open_standard_streams()
     line = ""
     try:
-        with guarded_output(), own_warnings():
+        with guarded_output(), own_messages():
             code = main(arguments)
     except SystemExit as exit_:  # of an argument parser
         code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)

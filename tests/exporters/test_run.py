@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from runtimes.networks import CLASSES, difference, random_images, random_weights, tiny_spec
 from seresnext import __version__
 from seresnext.config import Config
+from seresnext.console import own_messages
 from seresnext.errors import UserError
 from seresnext.evaluate import evaluate_folder
 from seresnext.exporters import images as export_images
@@ -131,6 +133,31 @@ def test_a_model_folder_is_compared_on_synthetic_images(run: Path, tmp_path: Pat
     assert report.comparison.engine_metrics is None
 
 
+def test_images_of_a_run_that_are_gone_are_said(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("data"))
+    settings = json.loads((gone / "config.json").read_text())
+    settings["data"]["root"] = "pictures"
+    (gone / "config.json").write_text(json.dumps(settings))
+    report = export(gone, tmp_path / "m.onnx")
+    assert report.images == "32 synthetic images (no --data was given)"
+    assert [r.getMessage() for r in caplog.records] == [
+        "the run's images are not there (pictures): compared on synthetic images; give --data DIR "
+        "for real ones"
+    ]
+    with pytest.raises(UserError, match=r"give --calibration DIR \(the run's images are not there"):
+        export(gone, tmp_path / "m.onnx", ExportOptions(precision="int8"))
+
+
+def test_relative_paths_of_a_run_lead_somewhere_from_elsewhere(run: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(run, tmp_path / "run")
+    settings = json.loads((moved / "config.json").read_text())
+    settings["data"]["root"], settings["typed_in"] = "data", str(moved)
+    (moved / "config.json").write_text(json.dumps(settings))
+    assert export(moved, tmp_path / "m.onnx").images == f"10 images of {moved}/data/val"
+
+
 def test_given_images_go_before_recorded_ones(run: Path, tmp_path: Path) -> None:
     other = write_images(tmp_path / "other", 4, 300)
     report = export(run, tmp_path / "m.onnx", ExportOptions(data=other, max_images=7))
@@ -168,7 +195,10 @@ def test_int8(run: Path, tmp_path: Path, format: str, capsys: pytest.CaptureFixt
 
 @pytest.mark.slow
 def test_int8_reports_the_blocks_it_left_in_float(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     """Candidates with layer3 in int8 are made to predict one rare class."""
     quantise = int8.to_int8
@@ -187,7 +217,11 @@ def test_int8_reports_the_blocks_it_left_in_float(
     out = tmp_path / "model.onnx"
     options = ExportOptions(precision="int8", max_drop=30, calibration=run / "data" / "train")
     # Away from its run, whose few labelled images would be the judge.
-    report = export(shutil.copytree(run / "model", tmp_path / "model"), out, options)
+    with own_messages():
+        report = export(shutil.copytree(run / "model", tmp_path / "model"), out, options)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "int8: the whole network, ranges from 15 images"
+    assert re.fullmatch(r"int8: [\d.]+ points lost; conv1 alone \(1 of 6\), .*", said[1])
     assert report.in_float == ("layer3.0",)
     print_report(report)
     text = capsys.readouterr().out

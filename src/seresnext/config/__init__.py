@@ -13,7 +13,7 @@ from .groups import (
     RunConfig,
     ScheduleConfig,
 )
-from .reading import changed, load_config, run_data, upgraded
+from .reading import changed, load_config, run_data, to_saved, upgraded
 from .recipes import RECIPES, recipe
 
 __all__ = [
@@ -35,5 +35,6 @@ __all__ = [
     "load_config",
     "recipe",
     "run_data",
+    "to_saved",
     "upgraded",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from ..data.sources import (
 from ..errors import UserError
 from ..model.spec import ModelSpec
 from .options import ExportOptions
+
+_log = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
 CALIBRATION_IMAGES = 300
@@ -68,6 +71,8 @@ def comparison_images(model: Path, spec: ModelSpec, options: ExportOptions) -> I
         return Images(f"{len(source)} images of {part}", source, data, labelled=True)
     if options.calibration:
         return calibration_images(model, options)
+    if gone := _gone(data):
+        _log.warning("%s: compared on synthetic images; give --data DIR for real ones", gone)
     return Images(f"{BATCH_SIZE} synthetic images (no --data was given)", None)
 
 
@@ -81,7 +86,11 @@ def calibration_images(model: Path, options: ExportOptions) -> Images:
     elif folder is not None:
         found = image_list(image_files([folder], follow_links=data.follow_links))
     else:
-        raise UserError("int8 needs typical images to measure ranges on: give --calibration DIR")
+        gone = _gone(data)
+        raise UserError(
+            "int8 needs typical images to measure ranges on: give --calibration DIR"
+            + f" ({gone})" * bool(gone)
+        )
     source = spread(found, CALIBRATION_IMAGES)
     return Images(f"{len(source)} images of {part or folder}", source, data)
 
@@ -92,6 +101,12 @@ def recorded_parts(data: DataConfig) -> tuple[Part | None, Part | None]:
         return split_parts(data)
     except UserError:
         return None, None
+
+
+def _gone(data: DataConfig) -> str:
+    """Return the words for a run whose images are no longer there; empty for no run."""
+    paths = [p for p in (data.root, data.train, data.val) if p]
+    return f"the run's images are not there ({', '.join(paths)})" if paths else ""
 
 
 def _reading(model: Path, options: ExportOptions) -> DataConfig:

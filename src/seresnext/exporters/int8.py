@@ -24,6 +24,8 @@ from ..model.spec import InputSpec, ModelSpec
 from ..runtimes.artifact import INPUT_NAME
 from ..runtimes.normalise import normalise
 
+_log = logging.getLogger(__name__)
+
 M = TypeVar("M")
 """An openvino.Model or an onnx.ModelProto; NNCF takes both."""
 
@@ -73,20 +75,22 @@ def quantise(
     """
     before = trial.score(trial.reference)
 
-    def attempt(in_float: Sequence[str], images: NDArray[Any]) -> tuple[M, NDArray[Any]]:
+    def attempt(what: str, in_float: Sequence[str], images: NDArray[Any]) -> tuple[M, NDArray[Any]]:
+        _log.info("int8: %s, ranges from %d images", what, len(images))
         candidate = to_int8(model, images, spec.input, in_float)
         return candidate, trial.logits(candidate)
 
-    whole, logits = attempt((), calibration)
+    whole, logits = attempt("the whole network", (), calibration)
     drop = before - trial.score(logits)
     if drop <= max_drop:
         return Quantised(whole, (), drop)
 
     blocks = ["conv1", *(b.name for b in spec.architecture.blocks()), "fc"]
     errors = {}
-    for block in blocks:
+    for number, block in enumerate(blocks, 1):
+        what = f"{drop:.2f} points lost; {block} alone ({number} of {len(blocks)})"
         others = [b for b in blocks if b != block]
-        _, logits = attempt(others, calibration[:RANKING_CALIBRATION])
+        _, logits = attempt(what, others, calibration[:RANKING_CALIBRATION])
         errors[block] = float(np.square(logits - trial.reference).sum())
     ranked = sorted(blocks, key=lambda block: -errors[block])
 
@@ -94,7 +98,7 @@ def quantise(
     fewest, most = 1, len(blocks) - 1
     while fewest <= most:
         count = (fewest + most) // 2
-        candidate, logits = attempt(ranked[:count], calibration)
+        candidate, logits = attempt(f"all but {count} blocks", ranked[:count], calibration)
         drop = before - trial.score(logits)
         if drop <= max_drop:
             best, most = Quantised(candidate, tuple(ranked[:count]), drop), count - 1

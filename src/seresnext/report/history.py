@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..config import upgraded
 from ..errors import UserError
 from ..files import read_json
 from ..training.log import METRICS_FILE, read_metrics
@@ -73,7 +74,7 @@ def read_history(run: Path) -> History:
     bad = tuple(r["step"] for r in _lines(run / BAD_STEPS_FILE))
     resumed = tuple(r["step"] for r in _lines(run / EVENTS_FILE) if r.get("event") == "resumed")
     settings = read_json(run / "config.json") if (run / "config.json").exists() else {}
-    return History(run.resolve().name, _flat(settings), records, bad, resumed)
+    return History(run.resolve().name, _flat(upgraded(settings)), records, bad, resumed)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from ..config import Config
+from ..config import Config, to_saved
 from ..files import append_json, write_json, writing
 from .checkpoint import checkpoint_path
 from .lock import FolderLock
@@ -51,4 +50,4 @@ class RunFolder:
             )
 
     def write_config(self, config: Config) -> None:
-        write_json(self.config, asdict(config))
+        write_json(self.config, to_saved(config))
