@@ -260,7 +260,7 @@ def export(
     out: str | Path,
     *,
     format: str | None = None,
-    precision: ArtifactPrecision = "fp32",
+    precision: ArtifactPrecision | None = None,
     data: str | Path | None = None,
     calibration: str | Path | None = None,
     follow_links: bool | None = None,
@@ -272,16 +272,19 @@ def export(
     max_images: int = 1000,
     engine: EngineName = "torch",
     device: str = "auto",
+    ort: str | Path | None = None,
     workers: int = 0,
 ) -> ExportReport:
     """Write a run or model folder as an artifact, compare it with the engine, return the report.
 
     `format` follows from the suffix of `out` where it is not given: .onnx, .xml (OpenVINO),
-    .mindir, .air, .pt2 (torch.export). `precision` is fp32, fp16 or int8; int8 measures ranges on
-    `calibration` images (by default the run's training data) and may lose `max_drop` points of
-    accuracy. `data` holds labelled images for the comparison (by default the run's validation
-    data), of which `max_images` are taken. `follow_links` and `max_pixels` are the run's
-    by default. `with_preprocessing` makes the input uint8
+    .mindir, .air, .pt2 (torch.export). `format="web"` makes `out` a folder: a page that classifies
+    in the browser, with the files of npm's onnxruntime-web from `ort` (folder or .tgz; by default
+    npm downloads it). `precision` is fp32 (the default, but of web fp16), fp16 or int8; int8
+    measures ranges on `calibration` images (by default the run's training data) and may lose
+    `max_drop` points of accuracy. `data` holds labelled images for the comparison (by default the
+    run's validation data), of which `max_images` are taken. `follow_links` and `max_pixels` are the
+    run's by default. `with_preprocessing` makes the input uint8
     [B, S, S, 3] instead of normalised float32 [B, 3, S, S]. `batch_size` fixes B, which is free
     otherwise, and `input_name` names the input (.onnx, .mindir, .air). `engine` and `device`
     compute the reference. An artifact outside the tolerance of its precision raises UserError and
@@ -305,6 +308,7 @@ def export(
         max_images=max_images,
         engine=engine,
         device=device,
+        ort=Path(ort) if ort else None,
         workers=workers,
     )
     path = model.path if isinstance(model, Model) else Path(model)

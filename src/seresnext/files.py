@@ -72,6 +72,23 @@ def folder_beside(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def replace_folder(made: Path, path: Path) -> None:
+    """Move the folder `made` to `path`. An earlier folder there ends up beside `made`.
+
+    Both are on one file system. Raises OSError; `path` is then as it was.
+    """
+    if not path.exists():
+        os.replace(made, path)
+        return
+    earlier = made.with_name(f"{made.name}.earlier")
+    os.replace(path, earlier)
+    try:
+        os.replace(made, path)
+    except BaseException:
+        os.replace(earlier, path)
+        raise
+
+
 def sync_to_disk(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)

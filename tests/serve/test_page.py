@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,40 +12,22 @@ import pytest
 from PIL import Image
 
 import seresnext
+from serve.browser import launched, needs_browser, opened
 from serve.servers import Server
 
-playwright = pytest.importorskip("playwright.sync_api", reason="drives the browser")
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="needs Chromium, such as Debian's package"),
-]
+pytestmark = [pytest.mark.slow, needs_browser]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser: object, server: Server) -> Iterator[object]:
-    """The page on a narrow screen; no error in its console, no request to another host."""
-    page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
-    problems, hosts = [], set()
-    page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda r: hosts.add(r.url.split("/")[2]) if "://" in r.url else None)
-    page.goto(f"http://127.0.0.1:{server.port}")
-    yield page
-    assert problems == []
-    assert hosts == {f"127.0.0.1:{server.port}"}
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.close()
+    with opened(browser, server.port) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")

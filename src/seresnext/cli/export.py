@@ -17,15 +17,16 @@ class ExportArgs(JsonOption, ExportOptions):
     model: Positional[Path]
     """Run folder or model folder."""
     out: Path
-    """File to write."""
+    """File to write; with --format web a folder, which is replaced whole."""
 
 
 def run(argv: list[str]) -> int:
-    formats = ", ".join(f"{f.name} ({f.suffix})" for f in FORMATS.values())
+    formats = ", ".join(f"{f.name} ({f.suffix or 'a folder'})" for f in FORMATS.values())
     description = (
         "Write an artifact, then compare it with the engine on real images. A file that is outside "
         f"the tolerance of its precision replaces no earlier file. Formats: {formats}; AIR is "
-        "written on Ascend only (not run on hardware)."
+        "written on Ascend only (not run on hardware); web is a page that classifies in the "
+        "browser, for any file host."
     )
     args = parse(ExportArgs, argv, "seresnext export", description)
     from ..api import export

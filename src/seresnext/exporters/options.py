@@ -16,8 +16,9 @@ class ExportOptions:
 
     format: str | None = None
     """Name of the format. By default the suffix of the file decides."""
-    precision: ArtifactPrecision = "fp32"
-    """fp16 halves the file and runs in the device's half precision; int8 also quantises."""
+    precision: ArtifactPrecision | None = None
+    """fp16 halves the file and runs in the device's half precision; int8 also quantises. By default
+    fp32; web is fp16, unless that is outside the tolerance."""
     calibration: Path | None = None
     """int8: folder of typical images, labelled or not. By default the run's own training data."""
     data: Path | None = None
@@ -43,5 +44,7 @@ class ExportOptions:
     """The reference."""
     device: str = "auto"
     """Where the reference computes; the artifact runs on the CPU."""
+    ort: Path | None = None
+    """web: the npm package onnxruntime-web, as a folder or .tgz. By default npm downloads it."""
     workers: int = 0
     """Decoding threads; 0 means one per core."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ class ExportReport:
     """int8: blocks left in float because they cost accuracy."""
     comparison: Comparison | None
     """None if no runtime opens the format (AIR, which only Ascend's tools read)."""
+    not_fp16: str = ""
+    """web: why it is fp32 and not fp16; else empty."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -59,10 +62,15 @@ def print_report(report: ExportReport) -> None:
     table = Table(box=box.SIMPLE, show_header=False)
     files = Text(printable(", ".join(map(str, report.files))))
     table.add_row("written", files, f"{report.bytes / 1e6:.1f} MB")
+    if report.format == "web":
+        look = f"python -m http.server --directory {shlex.quote(str(report.files[0]))}"
+        table.add_row("try it by", Text(printable(look)), "")
     pixels = "uint8" if artifact.with_preprocessing else "float32"
     shape = [artifact.batch_size or "any", *artifact.input_shape]
     text = f"{artifact.input_name}: {pixels} [{', '.join(map(str, shape))}]"
     table.add_row("input", Text(text), artifact.precision)
+    if report.not_fp16:
+        table.add_row("not in fp16", Text(printable(report.not_fp16)), "")
     table.add_row("made with", report.versions, "")
     if report.calibration:
         table.add_row("calibrated on", Text(printable(report.calibration)), "")

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from .. import __version__
 from ..config import EngineConfig
 from ..engines.base import create_engine
 from ..errors import UserError
-from ..files import folder_beside
+from ..files import folder_beside, replace_folder
 from ..frameworks import load_module
 from ..runtimes.artifact import INPUT_NAME, INPUT_NAMES, MAX_BATCH, Artifact
 from ..runtimes.base import Runtime, open_artifact
 from ..runtimes.formats import FORMATS, INT8_EXTRA, Format
 from ..weights.trained import load_trained
-from .base import load_exporter
+from . import page
+from .base import Exporter, load_exporter
 from .comparison import Comparison, compare
 from .images import Images, calibration_images, comparison_images
 from .options import ExportOptions
@@ -40,37 +41,48 @@ def export(model: Path, out: Path, options: ExportOptions | None = None) -> Expo
     """
     options = options or ExportOptions()
     format = _check(out, options)
+    if format.holds:
+        out = out.resolve()  # "." has no name, and a link is followed
+    runtime = page.runtime_files(options.ort) if format.holds else {}
     trained = load_trained(model)
     spec, weights = trained.spec, trained.weights
     digest = hashlib.sha256(trained.file.read_bytes()).hexdigest()
+    precision = options.precision or format.precisions[0]
     artifact = Artifact(
         spec,
         digest,
         __version__,
-        options.precision,
-        options.with_preprocessing,
+        precision,
+        options.with_preprocessing or bool(format.holds),
         options.batch_size,
         options.input_name,
     )
     images = comparison_images(model, spec, options)
-    calibration = calibration_images(model, options) if options.precision == "int8" else None
+    calibration = calibration_images(model, options) if precision == "int8" else None
     engine = create_engine(spec, weights, EngineConfig(name=options.engine, device=options.device))
     with closing(engine), folder_beside(out) as temporary:
         job = _Job(format, artifact, options, engine, images, temporary / out.name)
-        in_float = _write(job, weights, calibration)
-        comparison = _compare(job, out) if format.runtime else None
-        size = sum(file.stat().st_size for file in temporary.iterdir())
+        made = _make(job, weights, calibration)
+        if made.problems and precision == "fp16" and not options.precision:
+            job = replace(job, artifact=replace(artifact, precision="fp32"))
+            made = replace(_make(job, weights, None), not_fp16="; ".join(made.problems))
+        if made.problems:
+            raise UserError(_refusal(job, made, out))
+        if format.holds:
+            page.write_page(job.out, job.artifact, runtime)
+        size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file())
         files = _move_into_place(temporary, out)
     return ExportReport(
         files=files,
         bytes=size,
         format=format.name,
-        artifact=artifact,
-        versions=load_exporter(format).versions(),
+        artifact=job.artifact,
+        versions=job.exporter.versions() + (f", {page.PACKAGE}" if format.holds else ""),
         images=images.origin,
         calibration=calibration.origin if calibration else "",
-        in_float=in_float,
-        comparison=comparison,
+        in_float=made.in_float,
+        comparison=made.comparison,
+        not_fp16=made.not_fp16,
     )
 
 
@@ -84,12 +96,26 @@ class _Job:
     engine: Runtime
     images: Images
     """For the comparison."""
-    path: Path
-    """Where the artifact is made, alone in a temporary folder."""
+    out: Path
+    """What is made, alone in a temporary folder: a file, or a folder around one."""
+
+    @property
+    def inner(self) -> Format:
+        """The format of the file with the network."""
+        return FORMATS[self.format.holds] if self.format.holds else self.format
+
+    @property
+    def path(self) -> Path:
+        """The file with the network."""
+        return self.out / page.MODEL if self.format.holds else self.out
+
+    @property
+    def exporter(self) -> Exporter:
+        return load_exporter(self.format)
 
     def open(self) -> Runtime:
         """The artifact at `path`, opened by the runtime that users get."""
-        return open_artifact(self.format, self.path, device="cpu", trusted=True)
+        return open_artifact(self.inner, self.path, device="cpu", trusted=True)
 
     def read(self, images: Images) -> tuple[NDArray[Any], NDArray[Any]]:
         """All pixels, uint8 [N, S, S, 3], and labels, int32 [N]. Raises UserError if none."""
@@ -101,10 +127,20 @@ class _Job:
         return pixels, labels
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A network that is written, and how it compares."""
+
+    in_float: tuple[str, ...]
+    comparison: Comparison | None
+    problems: list[str]
+    not_fp16: str = ""
+
+
 def _check(out: Path, options: ExportOptions) -> Format:
     """The format to write. Raises UserError for options that do not fit it."""
     format = _format(out, options.format)
-    if options.precision not in format.precisions:
+    if options.precision not in (None, *format.precisions):
         raise UserError(
             f"--precision: {format.name} can be {' or '.join(format.precisions)}, "
             f"got {options.precision!r}"
@@ -126,6 +162,10 @@ def _check(out: Path, options: ExportOptions) -> Format:
         )
     if not 0 <= options.max_drop <= 100 or options.max_images < 0:
         raise UserError("--max-drop: expected 0 to 100; --max-images: expected 0 or more")
+    if format.holds:
+        page.check_folder(out)
+    elif options.ort:
+        raise UserError(f"--ort: only for --format web; {format.name} does not use it")
     return format
 
 
@@ -133,15 +173,28 @@ def _format(out: Path, name: str | None) -> Format:
     """The format called `name`, or the one that files with the suffix of `out` have."""
     if name is None:
         for format in FORMATS.values():
-            if format.suffix == out.suffix:
+            if format.suffix and format.suffix == out.suffix:
                 return format
-        suffixes = ", ".join(f.suffix for f in FORMATS.values())
-        raise UserError(f"--out: expected a file that ends in one of {suffixes}, got {out}")
+        suffixes = ", ".join(f.suffix for f in FORMATS.values() if f.suffix)
+        raise UserError(
+            f"--out: expected a file that ends in one of {suffixes}, got {out}; a page for "
+            "browsers is written by --format web"
+        )
     if name not in FORMATS:
         raise UserError(f"--format: expected one of {', '.join(FORMATS)}, got {name!r}")
-    if out.suffix != FORMATS[name].suffix:
+    if FORMATS[name].suffix not in ("", out.suffix):
         raise UserError(f"--out: {name} files end in {FORMATS[name].suffix}, got {out}")
     return FORMATS[name]
+
+
+def _make(job: _Job, weights: Mapping[str, NDArray[Any]], calibration: Images | None) -> _Made:
+    job.path.parent.mkdir(exist_ok=True)
+    in_float = _write(job, weights, calibration)
+    if not job.inner.runtime:
+        return _Made(in_float, None, [])
+    comparison = _compare(job)
+    problems = comparison.problems(job.artifact.precision, job.options.max_drop)
+    return _Made(in_float, comparison, problems)
 
 
 def _write(
@@ -151,7 +204,7 @@ def _write(
 
     Returns the blocks that quantisation left in float.
     """
-    exporter = load_exporter(job.format)
+    exporter = job.exporter
     network = exporter.build(job.artifact, weights)
     in_float: tuple[str, ...] = ()
     if calibration:
@@ -163,7 +216,7 @@ def _write(
 def _quantise(job: _Job, network: Any, calibration: Images) -> tuple[Any, tuple[str, ...]]:
     """The network in int8, and the blocks left in float."""
     int8 = load_module("seresnext.exporters.int8", INT8_EXTRA)
-    exporter = load_exporter(job.format)
+    exporter = job.exporter
     pixels, labels = job.read(job.images)
     reference = job.engine.predict(pixels)
     targets = labels if job.images.labelled else reference.argmax(1)
@@ -182,21 +235,24 @@ def _quantise(job: _Job, network: Any, calibration: Images) -> tuple[Any, tuple[
     return result.model, result.in_float
 
 
-def _compare(job: _Job, out: Path) -> Comparison:
-    """Compare the written artifact with the engine. Raises UserError outside the tolerance."""
+def _compare(job: _Job) -> Comparison:
+    """Compare the written artifact with the engine. Raises UserError if no image can be read."""
     batches = job.images.batches(job.artifact.spec, job.options.workers)
     with closing(job.open()) as runtime, closing(batches):
         result = compare(job.engine, runtime, batches, labelled=job.images.labelled)
     if not result.images:
         raise UserError(f"none of {job.images.origin} could be read")
-    problems = result.problems(job.artifact.precision, job.options.max_drop)
-    if problems:
-        kept = "; the earlier file is unchanged" if out.exists() else ""
-        raise UserError(
-            f"{out} was not written, because it does not predict as the {result.engine} does on "
-            f"{job.images.origin}: {'; '.join(problems)}{kept}"
-        )
     return result
+
+
+def _refusal(job: _Job, made: _Made, out: Path) -> str:
+    what = "folder" if job.format.holds else "file"
+    kept = f"; the earlier {what} is unchanged" if out.exists() else ""
+    engine = made.comparison.engine if made.comparison else ""
+    return (
+        f"{out} was not written, because it does not predict as the {engine} does on "
+        f"{job.images.origin}: {'; '.join(made.problems)}{kept}"
+    )
 
 
 def _move_into_place(folder: Path, out: Path) -> tuple[Path, ...]:
@@ -206,5 +262,6 @@ def _move_into_place(folder: Path, out: Path) -> tuple[Path, ...]:
     """
     made = sorted(folder.iterdir(), key=lambda file: file.name == out.name)
     for file in made:
-        os.replace(file, out.parent / file.name)
+        move = replace_folder if file.is_dir() else os.replace
+        move(file, out.parent / file.name)
     return tuple(out.parent / file.name for file in made)

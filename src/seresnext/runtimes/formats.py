@@ -26,8 +26,9 @@ class Format:
     name: str
     """As in `--format`."""
     suffix: str
+    """Empty: a folder."""
     precisions: tuple[ArtifactPrecision, ...]
-    """int8 requires that NNCF can quantise what the exporter builds."""
+    """The default first. int8 requires that NNCF can quantise what the exporter builds."""
     packages: tuple[str, ...]
     """Packages that the runtime and the exporter import."""
     extra: str
@@ -48,6 +49,9 @@ class Format:
     holds_program: bool = False
     """The file holds a program that could do anything. The runtime does not run it, unless called
     with `run_program=True`, which export does with the file that it has just written."""
+    holds: str = ""
+    """The format is a page (`exporters/page.py`) around a file of this other one. The exporter is
+    that of the file; the folder itself cannot be run here."""
 
 
 _ONNX = Format(
@@ -105,8 +109,17 @@ _TORCH = Format(
     first_bytes=rb"PK\x03\x04",  # a ZIP archive
     holds_program=True,
 )
+_WEB = Format(
+    name="web",
+    suffix="",
+    precisions=("fp16", "fp32"),
+    packages=_ONNX.packages,
+    extra=_ONNX.extra,
+    exporter=_ONNX.exporter,
+    holds=_ONNX.name,
+)
 
-FORMATS = {f.name: f for f in (_ONNX, _OPENVINO, _MINDIR, _AIR, _TORCH)}
+FORMATS = {f.name: f for f in (_ONNX, _OPENVINO, _MINDIR, _AIR, _TORCH, _WEB)}
 """By name, in the order in which messages list them."""
 
 

@@ -1,20 +1,20 @@
 // The page: images in, a card each with the most probable classes. All text from files and classes
-// is set as text, never as HTML.
+// is set as text, never as HTML. What answers is server.js or local.js: <html data-backend>.
 
-import { models, predict } from "./server.js";
-
-const AT_ONCE = 8; // images a request: few, so that the first answers come soon
 const find = (id) => document.getElementById(id);
 const rows = []; // {file, top, error} of everything shown, for the CSV
+let backend = { atOnce: 1, predict: () => Promise.reject(new Error("the page has not started")) };
 
 async function start() {
+  find("halted").remove();
   try {
-    const names = await models();
+    backend = await import(`./${document.documentElement.dataset.backend}.js`);
+    const names = await backend.models((progress) => (find("about").textContent = progress));
     for (const name of names) find("model").append(new Option(name, name));
     find("choose").hidden = names.length < 2;
     find("about").textContent = `Model: ${names.join(", ")}`;
   } catch (error) {
-    find("about").textContent = `The model cannot be reached: ${error.message}`;
+    find("about").textContent = `The model cannot be used: ${error.message}`;
   }
 }
 
@@ -24,11 +24,12 @@ async function classify(list) {
   const cards = files.map(addCard);
   find("csv").hidden = find("clear").hidden = false;
   await ready;
+  const { atOnce, predict } = backend;
   const begin = performance.now();
   let failed = 0;
-  for (let i = 0; i < files.length; i += AT_ONCE) {
+  for (let i = 0; i < files.length; i += atOnce) {
     say(`Classifying ${i + 1} of ${files.length}`);
-    const some = files.slice(i, i + AT_ONCE);
+    const some = files.slice(i, i + atOnce);
     let answers;
     try {
       answers = await predict(some, find("model").value);

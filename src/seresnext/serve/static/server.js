@@ -1,5 +1,7 @@
 // The answers of the server that this page came from.
 
+export const atOnce = 8; // images a request: few, so that the first answers come soon
+
 /** The models' names, the first one being the server's own choice. */
 export async function models() {
   const answer = await json(await fetch("/v2"));
