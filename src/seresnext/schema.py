@@ -138,7 +138,6 @@ def _explain(cls: Any, group: str, error: ValidationError) -> str:
     elif kind == "value_error":
         expected = str(context["error"])
     else:
-        expected = _EXPECTED.get(kind, first["msg"].removeprefix("Input should be ")).format(
-            **context
-        )
+        known = _EXPECTED.get(kind, "")
+        expected = known.format(**context) or first["msg"].removeprefix("Input should be ")
     return f"{name}: expected {expected}, got {_brief.repr(first['input'])}"
