@@ -87,9 +87,9 @@ def test_dropped_and_pasted_images_are_answered(page: object, images: list[Path]
 
 
 def test_it_works_by_keyboard(page: object, images: list[Path]) -> None:
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "files"
     with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.id") == "files"
         page.keyboard.press("Enter")
     chooser.value.set_files(images[0])
     page.wait_for_selector("#results dt")

@@ -2,7 +2,7 @@
 
 export const atOnce = 1; // one image takes some tenths of a second: each answer is shown as it comes
 
-const waiting = new Map(); // number of a message -> {resolve, reject}
+const waiting = new Map(); // number of a message -> what takes its answer
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 let sent = 0;
 let report = () => {};
@@ -17,18 +17,17 @@ worker.addEventListener("message", ({ data: { number, progress, answer, error } 
   if (error) reject(new Error(error));
   else resolve(answer);
 });
-worker.addEventListener("error", () => {
-  for (const { reject } of waiting.values()) {
-    reject(new Error("a file of this page is missing or damaged, or the browser is too old"));
-  }
-  waiting.clear();
+const lost = new Promise((_, reject) => {
+  const reason = "a file of this page is missing or damaged, or the browser is too old";
+  worker.addEventListener("error", () => reject(new Error(reason)));
 });
 
 function ask(message) {
-  return new Promise((resolve, reject) => {
+  const answer = new Promise((resolve, reject) => {
     waiting.set(++sent, { resolve, reject });
     worker.postMessage({ number: sent, ...message });
   });
+  return Promise.race([answer, lost]);
 }
 
 /** The name of the one model, once it is loaded; `progress` is called with a text until then. */

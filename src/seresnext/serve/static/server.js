@@ -4,7 +4,7 @@ export const atOnce = 8; // images a request: few, so that the first answers com
 
 /** The models' names, the first one being the server's own choice. */
 export async function models() {
-  const answer = await json(await fetch("/v2"));
+  const answer = await json(await fetch("v2"));
   return answer.models;
 }
 
@@ -13,7 +13,7 @@ export async function predict(files, model) {
   const body = new FormData();
   for (const file of files) body.append("image", file, file.name);
   const query = new URLSearchParams({ model, top: "5" });
-  const answer = await json(await fetch(`/predict?${query}`, { method: "POST", body }));
+  const answer = await json(await fetch(`predict?${query}`, { method: "POST", body }));
   return answer.predictions;
 }
 
