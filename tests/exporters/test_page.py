@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(
         with pytest.raises(UserError, match=pattern):
             export(nowhere, tmp_path / "site", ExportOptions(**given))  # type: ignore[arg-type]
 
-    refused("--precision: web can be fp16 or fp32, got 'int8'", precision="int8")
+    refused("--precision: web can be fp16 or fp32 or int8, got 'fp8'", precision="fp8")
     refused(r"--ort: cannot read ort.* in .*nothing: .*No such file", ort=tmp_path / "nothing")
     other = package / "dist" / page._FILES["ort.wasm"][0]
     other.write_bytes(b"another version")
