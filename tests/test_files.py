@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from seresnext.errors import UserError
-from seresnext.files import append_json, read_json, replacing, write_json
+from seresnext.files import append_json, read_json, replace_folder, replacing, write_json
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -79,3 +79,27 @@ def test_bad_json_is_one_line(tmp_path: Path, content: bytes | None, message: st
     limit = 1 << 20 if content is None or len(content) > 101 else 100
     with pytest.raises(UserError, match=message):
         read_json(path, "state", limit)
+
+
+def test_a_folder_that_cannot_be_moved_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, path = tmp_path / "beside" / "made", tmp_path / "folder"
+    for folder, text in ((made, "new"), (path, "old")):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(text)
+    move = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if source == made:
+            raise PermissionError
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError):
+        replace_folder(made, path)
+    assert (path / "file").read_text() == "old"
+    monkeypatch.undo()
+    replace_folder(made, path)
+    assert (path / "file").read_text() == "new"
+    assert [p.name for p in made.parent.iterdir()] == ["made.earlier"]

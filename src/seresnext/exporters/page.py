@@ -35,6 +35,7 @@ send such a file as JavaScript, and browsers then refuse it."""
 MODEL = "model.onnx"
 _NAMES = frozenset({"index.html", "assets", "model.json", MODEL})
 _STATIC = Path(__file__).parents[1] / "serve" / "static"
+_NOT_ASSETS = ("index.html", "server.js")
 
 
 def check_folder(out: Path) -> None:
@@ -63,10 +64,14 @@ def runtime_files(package: Path | None) -> dict[str, bytes]:
 
 def write_page(folder: Path, artifact: Artifact, runtime: Mapping[str, bytes]) -> None:
     """Write the page around the network `folder`/model.onnx."""
-    assets = folder / "assets"
-    shutil.copytree(_STATIC, assets, ignore=shutil.ignore_patterns("index.html", "server.js"))
-    for name, content in runtime.items():
-        (assets / "ort" / name).write_bytes(content)
+    files = {f"ort/{name}": content for name, content in runtime.items()}
+    for file in _STATIC.rglob("*"):
+        if file.is_file() and file.name not in _NOT_ASSETS:
+            files[file.relative_to(_STATIC).as_posix()] = file.read_bytes()
+    for name, content in files.items():
+        path = folder / "assets" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     index = (_STATIC / "index.html").read_text(encoding="utf-8")
     local = index.replace('data-backend="server"', 'data-backend="local"')
     (folder / "index.html").write_text(local, encoding="utf-8")
