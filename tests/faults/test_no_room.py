@@ -57,6 +57,7 @@ def commands(run: Path, images: Path, out: Path) -> dict[str, list[str]]:
         "train": train_arguments(images, out / "run", 2, 4),
         "data": ["data", "demo", "--out", str(out / "digits")],
     }
+    found["report"] = ["report", str(run), "--data", str(images), "--out", str(out / "r.html")]
     for name, file in exports.items():
         found[f"export {name}"] = ["export", str(run), "--out", str(out / file)]
     for name, file in converted.items():

@@ -57,6 +57,22 @@ def open_rank_table(path: Path) -> None:
     read_rank_table(path)
 
 
+def open_list(path: Path) -> None:
+    from seresnext.data.sources.table import image_table, table_splits
+
+    whole = image_table(path)
+    assert len(whole.class_names) <= len(whole)
+    for split in table_splits(path):
+        assert 0 < len(image_table(path, split=split)) <= len(whole)
+
+
+def open_yaml(path: Path) -> None:
+    from seresnext.zoo.command import parse
+    from seresnext.zoo.options import TrainOptions
+
+    parse(TrainOptions, ["--config_path", str(path)], "train.py", flags=True)
+
+
 def open_artifact(path: Path) -> None:
     from seresnext.runtimes.base import create_runtime
 
@@ -81,6 +97,8 @@ KINDS = {
     "folders": Kind(mutate.odd_json, open_folder, _WEIGHTS),
     "configs": Kind(mutate.odd_json, open_config, _import("seresnext.config")),
     "rank-tables": Kind(mutate.odd_json, open_rank_table, _import("seresnext.zoo.rank_table")),
+    "lists": Kind(mutate.damaged, open_list, _import("seresnext.data.sources.table")),
+    "yaml": Kind(mutate.odd_json, open_yaml, _import("seresnext.zoo.command")),
     "onnx": Kind(mutate.odd_onnx, open_artifact, _import("seresnext.runtimes.onnx")),
     "openvino": Kind(mutate.odd_xml, open_artifact, _import("seresnext.runtimes.openvino")),
     "torch": Kind(mutate.odd_archive, open_artifact, _import("seresnext.runtimes.torch")),

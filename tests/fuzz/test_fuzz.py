@@ -103,6 +103,19 @@ def rank_tables(folder: Path) -> None:
     write_json(folder / "table.json", table)
 
 
+def lists(folder: Path) -> None:
+    labels, splits = ("cat", "d\u00f6g"), ("train", "train", "val")
+    rows = [f"p/{i}.jpg,{labels[i % 2]},{splits[i % 3]}" for i in range(9)]
+    (folder / "a.csv").write_text("\n".join(["path,label,split", *rows]))
+    (folder / "b.tsv").write_text("\n".join(row.replace(",", "\t") for row in rows))
+
+
+def yaml_settings(folder: Path) -> None:
+    """The file that the zoo's commands read by default."""
+    root = Path(__file__).parent.parent.parent
+    (folder / "config.yaml").write_bytes((root / "config.yaml").read_bytes())
+
+
 def exported(kind: str) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         pytest.importorskip(FORMATS[kind].packages[0])
@@ -124,6 +137,8 @@ SEEDS: dict[str, tuple[Callable[[Path], None], int, int]] = {
     "folders": (folders, 9, 400),
     "configs": (configs, 40, 1000),
     "rank-tables": (rank_tables, 20, 200),
+    "lists": (lists, 40, 1000),
+    "yaml": (yaml_settings, 20, 400),
     "onnx": (exported("onnx"), 5, 200),
     "openvino": (exported("openvino"), 5, 100),
     "torch": (exported("torch"), 0, 40),
@@ -132,7 +147,7 @@ SEEDS: dict[str, tuple[Callable[[Path], None], int, int]] = {
 """Kind -> what writes its seeds, cases in `make test`, cases in `make test-slow`."""
 TIMES = int(os.environ.get("FUZZ_TIMES", "1"))
 """How many times as many the slow tests try; `make fuzz` sets it."""
-FILES = tuple(SEEDS)[:8]
+FILES = tuple(SEEDS)[:10]
 """Kinds that need no framework: one process runs them all."""
 
 
