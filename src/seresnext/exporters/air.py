@@ -15,7 +15,7 @@ import mindspore as ms  # isort: skip
 
 from ..errors import UserError
 from ..runtimes.artifact import Artifact
-from .mindir import ExportedNetwork
+from .mindir import ExportedNetwork, exported
 
 
 def versions() -> str:
@@ -36,4 +36,4 @@ def build(artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> ExportedNe
 def write(network: ExportedNetwork, artifact: Artifact, path: Path) -> None:
     """Write the network to `path`; AIR has a fixed batch size, by default 1."""
     pixels = ms.Tensor(np.zeros((artifact.batch_size or 1, *artifact.input_shape), np.float32))
-    ms.export(network, pixels, file_name=str(path), file_format="AIR")
+    path.write_bytes(exported(network, pixels, "air"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,17 @@ def write(network: ExportedNetwork, artifact: Artifact, path: Path) -> None:
     """Write the network to `path`, with its metadata."""
     prepare("cpu")
     pixels = Tensor(shape=[artifact.batch_size or None, *artifact.input_shape], dtype=ms.float32)
-    plain = path.with_name(f"{path.stem}.plain.mindir")  # MindSpore insists on the suffix
-    ms.export(network, pixels, file_name=str(plain), file_format="MINDIR")
-    data = _repeatable(plain.read_bytes(), artifact.input_name)
-    plain.unlink()
+    data = _repeatable(exported(network, pixels, "mindir"), artifact.input_name)
     digest = hashlib.sha256(data).hexdigest()
     path.write_bytes(with_user_info(data, artifact.to_json(), digest))
+
+
+def exported(network: ExportedNetwork, pixels: Tensor, suffix: str) -> bytes:
+    """What MindSpore writes of the network, under a name of which it has no complaints."""
+    with tempfile.TemporaryDirectory(prefix="seresnext-") as folder:
+        file = Path(folder, f"model.{suffix}")
+        ms.export(network, pixels, file_name=str(file), file_format=suffix.upper())
+        return file.read_bytes()
 
 
 def _repeatable(data: bytes, input_name: str) -> bytes:

@@ -50,7 +50,8 @@ class TorchRuntime:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._network: Callable[[Tensor], Tensor] = network.to(self._device)
         if run_program:
-            self._network = torch.export.load(path).module().to(self._device)
+            with path.open("rb") as file:  # PyTorch takes no name that is not UTF-8
+                self._network = torch.export.load(file).module().to(self._device)
         self.spec = self.artifact.spec
         self.device = describe(self._device)
 
