@@ -24,7 +24,8 @@ MESSAGES: list[tuple[type, list[str], str]] = [
     (
         EvalOptions,
         READING,
-        "--train-data --data.allow-empty-classes --val-share --data.balance --out",
+        "--train-data --data.allow-empty-classes --val-share --data.balance --loss.class-balance "
+        "--out",
     ),
     (
         InferOptions,
@@ -34,7 +35,7 @@ MESSAGES: list[tuple[type, list[str], str]] = [
     (
         ExportOptions,
         ["exporters/run.py", "exporters/air.py"],
-        "--precision --with-preprocessing --max-drop --max-images",
+        "--precision --with-preprocessing --max-drop --max-images --ort --input-name",
     ),
 ]
 """Options of a command, the modules that it calls, and what their messages name for other verbs
