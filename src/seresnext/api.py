@@ -265,6 +265,7 @@ def export(
     calibration: str | Path | None = None,
     follow_links: bool | None = None,
     max_pixels: int | None = None,
+    with_cam: bool = False,
     with_preprocessing: bool = False,
     batch_size: int = 0,
     input_name: str = INPUT_NAME,
@@ -284,8 +285,9 @@ def export(
     measures ranges on `calibration` images (by default the run's training data) and may lose
     `max_drop` points of accuracy. `data` holds labelled images for the comparison (by default the
     run's validation data), of which `max_images` are taken. `follow_links` and `max_pixels` are the
-    run's by default. `with_preprocessing` makes the input uint8
-    [B, S, S, 3] instead of normalised float32 [B, 3, S, S]. `batch_size` fixes B, which is free
+    run's by default. `with_cam` adds the output `class_activation_maps`, float32 [B, K, h, w]
+    (.onnx, .xml). `with_preprocessing` makes the input uint8 [B, S, S, 3] instead of normalised
+    float32 [B, 3, S, S]. `batch_size` fixes B, which is free
     otherwise, and `input_name` names the input (.onnx, .mindir, .air). `engine` and `device`
     compute the reference. An artifact outside the tolerance of its precision raises UserError and
     replaces no earlier file.
@@ -301,6 +303,7 @@ def export(
         data=Path(data) if data else None,
         follow_links=follow_links,
         max_pixels=max_pixels,
+        with_cam=with_cam,
         with_preprocessing=with_preprocessing,
         batch_size=batch_size,
         input_name=input_name,

@@ -249,6 +249,7 @@ def test_int8_needs_images(run: Path, tmp_path: Path) -> None:
         ("torch", "m.pt2", {"precision": "int8"}, "torch can be fp32 or fp16"),
         ("mindir", "m.mindir", {"precision": "fp16"}, "mindir can be fp32"),
         ("mindir", "m.mindir", {"with_preprocessing": True}, "--with-preprocessing: not for"),
+        ("torch", "m.pt2", {"with_cam": True}, "--with-cam: not for torch; .* onnx, openvino$"),
         ("openvino", "m.xml", {"batch_size": 2}, "--batch-size, --input-name: not for openvino"),
         ("onnx", "m.onnx", {"input_name": "a b"}, "--input-name: expected up to 64"),
         ("onnx", "m.onnx", {"batch_size": -1}, "--batch-size: expected 0 to 1024"),

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from sklearn import metrics as reference
 
-from runs import evaluations, run_cli, train_arguments, write_images
+from runs import evaluations, refused, run_cli, train_arguments, write_images
 from seresnext.batch import Batch
 from seresnext.report import build
 from seresnext.report.charts import Axis, Line, line_chart, ticks
 from seresnext.report.history import History, different_settings
-from seresnext.report.maps import class_activation, overlay
+from seresnext.report.maps import overlay
 from seresnext.report.page import Content, Example, Gates, render
 from seresnext.report.results import Answers, Results
 
@@ -112,11 +112,8 @@ def test_ranks_and_masked_rows_add_up_to_the_whole() -> None:
 
 
 def test_the_overlay_is_brightest_where_the_map_is_largest() -> None:
-    features = np.zeros((2, 4, 4), np.float32)
-    features[0, 1, 2], features[1, 3, 0] = 3, 5
-    activation = class_activation(features, np.array([1, -1], np.float32))
-    assert activation[1, 2] == 3
-    assert activation[3, 0] == -5
+    activation = np.zeros((4, 4), np.float32)
+    activation[1, 2], activation[3, 0] = 3, -5
     heat = overlay(np.full((64, 64, 3), 100, np.uint8), activation).sum(2)
     assert divmod(int(heat.argmax()), 64) == pytest.approx((24, 40), abs=8)
     assert heat[60, 4] == heat[60, 60]  # what speaks against the class shows as nothing
@@ -271,6 +268,25 @@ def test_an_artifact_is_reported_without_maps(run: Path, tmp_path: Path) -> None
     assert "--out" in message
     message = run_cli("report", tmp_path / "m.onnx", "--out", tmp_path / "x.html", code=1).stderr
     assert "--data" in message
+
+
+def test_an_artifact_exported_with_maps_shows_what_its_run_shows(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    data, artifact = run.parent / "data", tmp_path / "m.onnx"
+    image = sorted((data / "val/red").iterdir())[0]
+    run_cli("export", run, "--out", artifact, "--data", data)
+    assert "--with-cam" in refused("explain", artifact, image, "--out", tmp_path / "maps")
+    run_cli("export", run, "--out", artifact, "--data", data, "--with-cam")
+    run_cli("explain", artifact, image, "--out", tmp_path / "maps")
+    run_cli("explain", run, image, "--out", tmp_path / "of run")
+    ours, expected = (
+        np.asarray(Image.open(tmp_path / folder / f"{image.stem}.jpg"), np.float32)
+        for folder in ("maps", "of run")
+    )
+    assert np.abs(ours - expected).mean() < 0.5
+    run_cli("report", artifact, "--data", data, "--out", tmp_path / "m.html")
+    tags = Page((tmp_path / "m.html").read_text()).tags
+    assert tags["img"] == Page((run / "report.html").read_text()).tags["img"]
 
 
 def test_explain_writes_a_picture_of_each_image(run: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from runtimes.networks import (
     artifact,
     difference,
     engine_logits,
+    engine_maps,
     random_images,
     random_weights,
     tiny_spec,
@@ -26,9 +27,10 @@ from seresnext.errors import UserError
 from seresnext.exporters.base import load_exporter
 from seresnext.exporters.comparison import TOLERANCES
 from seresnext.model.spec import ModelSpec
+from seresnext.report.maps import maps_of
 from seresnext.runtimes.artifact import Artifact
 from seresnext.runtimes.base import Runtime, create_runtime
-from seresnext.runtimes.formats import FORMATS, Format
+from seresnext.runtimes.formats import FORMATS, ArtifactPrecision, Format
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -116,6 +118,37 @@ class RuntimeContract:
         runtime = create_runtime(self.artifact(tiny_spec(), with_preprocessing=True))
         logits = runtime.predict(random_images(9, 32))
         assert difference(logits, engine_logits(tiny_spec())) < 1e-5
+
+    @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+    def test_class_activation_maps(self, precision: ArtifactPrecision) -> None:
+        if not self.format.class_activation:
+            pytest.skip(f"{self.kind} answers logits only")
+        spec = tiny_spec(image_size=70)
+        images = random_images(9, 70)
+        path = self.artifact(spec, with_cam=True, precision=precision, with_preprocessing=True)
+        runtime = create_runtime(path)
+        maps = maps_of(runtime)
+        assert maps
+        logits, found = maps(images)
+        assert found.shape == (9, len(CLASSES), 3, 3)
+        expected = engine_maps(spec)
+        limit = TOLERANCES[precision].relative / (10 if precision == "fp32" else 1)
+        assert difference(found, expected) < limit
+        assert difference(logits, runtime.predict(images)) < limit
+        bias = random_weights(spec)["fc.bias"]
+        assert difference(found.mean((2, 3)) + bias, logits) < limit
+
+    def test_an_artifact_without_maps(self) -> None:
+        assert maps_of(create_runtime(self.artifact(tiny_spec()))) is None
+
+    def test_maps_that_the_file_does_not_hold(self) -> None:
+        if not self.format.class_activation:
+            pytest.skip(f"{self.kind} answers logits only")
+        exporter, path, spec = load_exporter(self.format), self._new(), tiny_spec()
+        network = exporter.build(artifact(spec), random_weights(spec))
+        exporter.write(network, artifact(spec, with_cam=True), path)
+        with pytest.raises(UserError, match="class_activation_maps"):
+            create_runtime(path)
 
     @pytest.mark.parametrize("count", [0, 2, 3, 4])
     def test_a_fixed_batch_size_and_another_name(self, count: int) -> None:

@@ -60,6 +60,15 @@ def engine_logits(spec: ModelSpec, count: int = 9) -> np.ndarray:
     return engine.predict(random_images(count, spec.input.image_size))
 
 
+@cache
+def engine_maps(spec: ModelSpec, count: int = 9) -> np.ndarray:
+    """float32 [count, K, h, w]: each class's map, of the same network and images."""
+    engine = create_engine(spec, random_weights(spec), EngineConfig(device="cpu", threads=1))
+    features = engine.activations(random_images(count, spec.input.image_size)).features
+    rows = random_weights(spec)["fc.weight"]
+    return np.stack([[np.tensordot(row, f, axes=1) for row in rows] for f in features])
+
+
 def difference(logits: np.ndarray, expected: np.ndarray) -> float:
     """Largest, relative to the largest expected logit."""
     assert logits.shape == expected.shape

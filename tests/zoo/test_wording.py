@@ -35,7 +35,7 @@ MESSAGES: list[tuple[type, list[str], str]] = [
     (
         ExportOptions,
         ["exporters/run.py", "exporters/air.py"],
-        "--precision --with-preprocessing --max-drop --max-images --ort --input-name",
+        "--precision --with-cam --with-preprocessing --max-drop --max-images --ort --input-name",
     ),
 ]
 """Options of a command, the modules that it calls, and what their messages name for other verbs

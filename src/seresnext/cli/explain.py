@@ -15,11 +15,11 @@ from .options import ComputeOptions, ReadingOptions
 class ExplainArgs(ReadingOptions, ComputeOptions):
     """Draw where the network sees a class: its exact activation map over each image.
 
-    For runs, model folders and weights; artifacts answer logits only.
+    For runs, model folders, weights, and artifacts exported with maps.
     """
 
     model: Positional[Path]
-    """Run folder, model folder or weights file."""
+    """Run folder, model folder, weights file, or artifact."""
     images: Positional[tuple[Path, ...]]
     """Image files, or folders of them."""
     out: Path

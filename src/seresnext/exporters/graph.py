@@ -70,10 +70,10 @@ class Ops(Protocol[T]):
 
 def walk(
     ops: Ops[T], spec: ModelSpec, weights: Mapping[str, NDArray[Any]], x: T, group_width: int = 1
-) -> T:
+) -> tuple[T, T]:
     """Call `ops` for every operation from normalised images `x` [B, 3, S, S] to logits [B, K].
 
-    Returns the logits. `group_width`: see `widen`.
+    Returns the logits, and the last feature map [B, C, h, w]. `group_width`: see `widen`.
     """
     arch = spec.architecture
     layer = _Folder(weights, group_width)
@@ -111,7 +111,17 @@ def walk(
         gate = ops.sigmoid(gate, f"{b.name}.se.gate")
         x = ops.add(ops.multiply(x, gate, f"{b.name}.se"), shortcut, f"{b.name}.add")
         x = ops.relu(x, f"{b.name}.relu")
-    return ops.linear(ops.mean(x, "pool"), "logits", Linear(weights["fc.weight"], layer.bias("fc")))
+    classifier = Linear(weights["fc.weight"], layer.bias("fc"))
+    return ops.linear(ops.mean(x, "pool"), "logits", classifier), x
+
+
+def class_activation(weights: Mapping[str, NDArray[Any]]) -> Conv:
+    """Return the layer from the last feature map to class activation maps [B, K, h, w].
+
+    It is the classifier without its bias, at each place (see `report.maps`).
+    """
+    rows = weights["fc.weight"]
+    return Conv(rows[:, :, None, None], np.zeros(len(rows), np.float32))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import nncf
 
 from ..errors import UserError
 from ..model.spec import InputSpec, ModelSpec
-from ..runtimes.artifact import INPUT_NAME
+from ..runtimes.artifact import CAM_NAME, INPUT_NAME
 from ..runtimes.normalise import normalise
 
 _log = logging.getLogger(__name__)
@@ -118,7 +118,8 @@ def to_int8(model: M, images: NDArray[Any], inputs: InputSpec, in_float: Sequenc
     def feed(image: NDArray[Any]) -> dict[str, NDArray[Any]]:
         return {INPUT_NAME: normalise(image[None], inputs)}
 
-    ignored = nncf.IgnoredScope(patterns=list(_patterns(in_float)), validate=False)
+    patterns = [rf"{CAM_NAME}(\..*)?", *_patterns(in_float)]
+    ignored = nncf.IgnoredScope(patterns=patterns, validate=False)
     with _quiet():
         quantised: M = nncf.quantize(
             model,

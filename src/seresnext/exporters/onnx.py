@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ..model.spec import InputSpec
-from ..runtimes.artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Artifact
+from ..runtimes.artifact import CAM_NAME, INPUT_NAME, METADATA_KEY, Artifact
 from ..runtimes.normalise import normalisation
-from .graph import Conv, Linear, walk
+from .graph import Conv, Linear, class_activation, walk
 
 OPSET = 17
 """Every operator used is older; CANN and TensorRT lag behind the newest opsets."""
@@ -92,7 +92,7 @@ def versions() -> str:
 
 
 def build(artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
-    """`pixel_values` [batch, 3, S, S], float32 and normalised -> `logits` float32 [batch, K].
+    """`pixel_values` [batch, 3, S, S], float32 and normalised -> the artifact's outputs, float32.
 
     With precision fp16 everything between is float16. `write` adds preprocessing and metadata,
     after any quantisation.
@@ -100,17 +100,24 @@ def build(artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> onnx.Model
     spec, half = artifact.spec, artifact.precision == "fp16"
     ops = _Ops(np.float16 if half else np.float32)
     x = ops.node("Cast", [INPUT_NAME], "half", to=TensorProto.FLOAT16) if half else INPUT_NAME
-    walk(ops, spec, weights, x, GROUP_WIDTH)
+    _, features = walk(ops, spec, weights, x, GROUP_WIDTH)
+    if artifact.with_cam:
+        ops.conv(features, CAM_NAME, class_activation(weights))
     if half:
-        ops.nodes[-1].name = ops.nodes[-1].output[0] = "half_logits"
-        ops.node("Cast", ["half_logits"], OUTPUT_NAME, to=TensorProto.FLOAT)
-    side, classes = spec.input.image_size, spec.architecture.num_classes
-    shape_in, shape_out = ["batch", 3, side, side], ["batch", classes]
+        for node in [node for node in ops.nodes if node.name in artifact.output_shapes]:
+            name, node.name = node.name, f"half_{node.name}"
+            node.output[0] = node.name
+            ops.node("Cast", [node.name], name, to=TensorProto.FLOAT)
+    side = spec.input.image_size
+    shape_in = ["batch", 3, side, side]
     graph = helper.make_graph(
         ops.nodes,
         spec.architecture.name,
         [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, shape_in)],
-        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, shape_out)],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+            for name, shape in artifact.output_shapes.items()
+        ],
         ops.constants,
     )
     opset = helper.make_opsetid("", OPSET)
@@ -138,7 +145,7 @@ def _set_input(graph: onnx.GraphProto, artifact: Artifact) -> None:
         node.input[:] = [artifact.input_name if n == INPUT_NAME else n for n in node.input]
     graph.input[0].name = artifact.input_name
     if artifact.batch_size:
-        for value in (graph.input[0], graph.output[0]):
+        for value in (graph.input[0], *graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = artifact.batch_size
 
 

@@ -14,10 +14,10 @@ from openvino import opset13 as opset
 
 from ..errors import one_line
 from ..model.spec import InputSpec
-from ..runtimes.artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Artifact
+from ..runtimes.artifact import CAM_NAME, INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Artifact
 from ..runtimes.normalise import normalisation
 from ..runtimes.openvino import WEIGHTS_KEY
-from .graph import Conv, Linear, walk
+from .graph import Conv, Linear, class_activation, walk
 
 GROUP_WIDTH = 8
 """Fastest of 4, 8, 16 and 32 in fp32 with AVX-512 (docs/benchmarks.md)."""
@@ -78,7 +78,7 @@ def versions() -> str:
 
 
 def build(artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> ov.Model:
-    """`pixel_values` [?, 3, S, S], float32 and normalised -> `logits` float32 [?, K].
+    """`pixel_values` [?, 3, S, S], float32 and normalised -> the artifact's outputs, float32.
 
     `write` adds preprocessing and metadata, after any quantisation.
     """
@@ -86,10 +86,15 @@ def build(artifact: Artifact, weights: Mapping[str, NDArray[Any]]) -> ov.Model:
     side = spec.input.image_size
     x = opset.parameter([-1, 3, side, side], np.float32, INPUT_NAME)
     x.output(0).set_names({INPUT_NAME})
-    logits = walk(_Ops(), spec, weights, x, GROUP_WIDTH)
-    logits.output(0).set_names({OUTPUT_NAME})
-    result = opset.result(logits)
-    return ov.Model([result], [x], spec.architecture.name)
+    ops = _Ops()
+    logits, features = walk(ops, spec, weights, x, GROUP_WIDTH)
+    outputs = {OUTPUT_NAME: logits}
+    if artifact.with_cam:
+        outputs[CAM_NAME] = ops.conv(features, CAM_NAME, class_activation(weights))
+    for name, node in outputs.items():
+        node.output(0).set_names({name})
+    results = [opset.result(node) for node in outputs.values()]
+    return ov.Model(results, [x], spec.architecture.name)
 
 
 def write(model: ov.Model, artifact: Artifact, path: Path) -> None:

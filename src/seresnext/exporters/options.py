@@ -28,6 +28,9 @@ class ExportOptions:
     """Follow links in these folders. By default as the run did."""
     max_pixels: int | None = None
     """Images with more pixels are not read. By default the run's limit."""
+    with_cam: bool = False
+    """Add the output class_activation_maps [B, K, h, w], where the network sees each class
+    (onnx, openvino)."""
     with_preprocessing: bool = False
     """Take uint8 [B, S, S, 3] and normalise in the graph."""
     batch_size: int = 0

@@ -56,6 +56,7 @@ def export(model: Path, out: Path, options: ExportOptions | None = None) -> Expo
         options.with_preprocessing or bool(format.holds),
         options.batch_size,
         options.input_name,
+        options.with_cam,
     )
     images = comparison_images(model, spec, options)
     calibration = calibration_images(model, options) if precision == "int8" else None
@@ -148,6 +149,9 @@ def _check(out: Path, options: ExportOptions) -> Format:
     if options.with_preprocessing and not format.preprocessing:
         able = ", ".join(f.name for f in FORMATS.values() if f.preprocessing)
         raise UserError(f"--with-preprocessing: not for {format.name}; expected one of {able}")
+    if options.with_cam and not format.class_activation:
+        able = ", ".join(f.name for f in FORMATS.values() if f.class_activation)
+        raise UserError(f"--with-cam: not for {format.name}; expected one of {able}")
     if (options.batch_size or options.input_name != INPUT_NAME) and not format.fixed_input:
         able = ", ".join(f.name for f in FORMATS.values() if f.fixed_input)
         raise UserError(

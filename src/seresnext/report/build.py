@@ -17,7 +17,7 @@ from ..engines.base import Activations, Engine
 from ..files import replacing
 from ..runtimes.base import Runtime
 from .history import History, different_settings
-from .maps import class_activation, encode, overlay
+from .maps import encode, maps_of, overlay
 from .page import Content, Example, Gates, render
 from .results import Results
 
@@ -30,25 +30,18 @@ _CLASSES, _IMAGES_OF_A_CLASS, _IMAGES_OF_ALL = 4, 8, 48
 _BATCH = 16
 
 
-def classifier(engine: Engine) -> NDArray[np.float32]:
-    """Return the classifier's rows [K, C] that `predict` uses."""
-    state = engine.state_dict()
-    return np.asarray((state.ema or state.model)["fc.weight"])
-
-
 def examples(
     model: Runtime, reader: Reader, results: Results, positions: NDArray[np.int64]
 ) -> list[Example]:
-    """Return these answers of `results` with pictures; with activation maps from an engine."""
+    """Return these answers of `results` with pictures, and with maps where the model gives them."""
     indices = results.index[positions]
     pixels = [_pixels(model, reader, int(index)) for index in indices]
     maps: list[NDArray[np.float32] | None] = [None] * len(pixels)
-    if isinstance(model, Engine) and pixels:
-        rows = classifier(model)[results.predicted[positions]]
-        features = [f for a in _activations(model, pixels) for f in a.features]
+    if class_maps := maps_of(model):
+        found = [each for batch in _batches(pixels) for each in class_maps(batch)[1]]
         maps = [
-            class_activation(f, row) if f[0].size > 1 else None  # one place shows nothing
-            for f, row in zip(features, rows, strict=True)
+            of_classes[k] if of_classes[k].size > 1 else None  # one place shows nothing
+            for of_classes, k in zip(found, results.predicted[positions], strict=True)
         ]
     names = results.class_names
     return [
@@ -75,7 +68,7 @@ def mean_gates(engine: Engine, reader: Reader, results: Results) -> list[Gates]:
     means: dict[str, dict[str, NDArray[np.float32]]] = {}
     for name, indices in groups.items():
         pixels = [_pixels(engine, reader, int(index)) for index in indices]
-        means[name] = _mean(_activations(engine, pixels))
+        means[name] = _mean(map(engine.activations, _batches(pixels)))
     blocks = {name.partition(".")[0]: name for name in means["all classes"]}
     return [Gates(block, {n: m[block] for n, m in means.items()}) for block in blocks.values()]
 
@@ -85,9 +78,9 @@ def _mean(parts: Iterator[Activations]) -> dict[str, NDArray[np.float32]]:
     return {name: np.concatenate([g[name] for g in gates]).mean(0) for name in gates[0]}
 
 
-def _activations(engine: Engine, pixels: Sequence[NDArray[np.uint8]]) -> Iterator[Activations]:
+def _batches(pixels: Sequence[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
     for start in range(0, len(pixels), _BATCH):
-        yield engine.activations(np.stack(pixels[start : start + _BATCH]))
+        yield np.stack(pixels[start : start + _BATCH])
 
 
 def _pixels(model: Runtime, reader: Reader, index: int) -> NDArray[np.uint8]:

@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import DataConfig
-from ..engines.base import Engine
 from ..errors import UserError, listed
 from ..files import replacing
 from ..predict import read_image, softmax
 from ..runtimes.base import Runtime
-from .build import classifier
-from .maps import class_activation, encode, overlay
+from .maps import encode, maps_of, overlay
 
 _BATCH = 8
 _SIDE = 384
@@ -46,35 +44,36 @@ def explain(
 ) -> Iterator[Explanation]:
     """Yield an explanation per image, in order, of `class_name` or of the most probable class.
 
-    Raises UserError for an artifact, a class that the model does not have, and a network whose last
-    feature map has a single place.
+    Raises UserError for an artifact without maps, a class that the model does not have, and a
+    network whose last feature map has a single place.
     """
-    if not isinstance(model, Engine):
+    maps = maps_of(model)
+    if maps is None:
         raise UserError(
-            "an artifact answers logits only; explain the run or model folder that it was made from"
+            "this artifact answers logits only; explain the run or model folder that it was made "
+            "from, or export it to ONNX or OpenVINO with --with-cam"
         )
     names = model.spec.class_names
     if class_name and class_name not in names:
         raise UserError(f"--class-name: no class {class_name!r}; expected one of {listed(names)}")
-    rows, items = classifier(model), iter(files)
+    items = iter(files)
     while chosen := list(itertools.islice(items, _BATCH)):
         pixels = [read_image(file, model, max_pixels) for file in chosen]
         images = [image for image in pixels if not isinstance(image, str)]
-        found = model.activations(np.stack(images)) if images else None
+        found = maps(np.stack(images)) if images else None
         position = 0
         for file, image in zip(chosen, pixels, strict=True):
             if isinstance(image, str) or found is None:
                 yield Explanation(file, str(image))
                 continue
-            probabilities = softmax(found.logits[position : position + 1])[0]
+            probabilities = softmax(found[0][position : position + 1])[0]
             number = names.index(class_name) if class_name else int(probabilities.argmax())
-            features = found.features[position]
-            if features[0].size == 1:
+            activation = found[1][position, number]
+            if activation.size == 1:
                 raise UserError(
                     f"at {image.shape[0]} pixels the last feature map has a single place; "
                     "expected a network trained at 64 pixels or more"
                 )
-            activation = class_activation(features, rows[number])
             yield Explanation(
                 file, "", names[number], float(probabilities[number]), image, activation
             )

@@ -8,10 +8,18 @@ place is exactly its part of the logit (CAM, Zhou et al. 2016, equation 2). No g
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from ..engines.base import Engine
+from ..runtimes.base import CamRuntime, Runtime
+
+ClassMaps = Callable[[NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]
+"""uint8 [N, S, S, 3] -> logits [N, K], and of each class its map, float32 [N, K, h, w]."""
 
 _STOPS = np.array(
     [[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]],
@@ -20,14 +28,26 @@ _STOPS = np.array(
 """Colours of matplotlib's "inferno" at equal distances."""
 
 
-def class_activation(
-    features: NDArray[np.float32], row: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return the parts [h, w] of a class's logit without its bias; their mean is the logit.
+def classifier(engine: Engine) -> NDArray[np.float32]:
+    """Return the classifier's rows [K, C] that `predict` uses."""
+    state = engine.state_dict()
+    return np.asarray((state.ema or state.model)["fc.weight"])
 
-    `features` float32 [C, h, w] is the last feature map, `row` [C] the classifier's row.
-    """
-    return np.asarray(np.tensordot(row, features, axes=1), np.float32)
+
+def maps_of(model: Runtime) -> ClassMaps | None:
+    """Return what gives the maps of every class; None for an artifact exported without them."""
+    if isinstance(model, Engine):
+        rows, activations = classifier(model), model.activations
+
+        def maps(images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+            found = activations(images)
+            products = np.einsum("kc,nchw->nkhw", rows, found.features, optimize=True)
+            return found.logits, np.asarray(products, np.float32)
+
+        return maps
+    if isinstance(model, CamRuntime) and model.artifact.with_cam:
+        return model.class_activation_maps
+    return None
 
 
 def overlay(image: NDArray[np.uint8], activation: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ Also the checks that every runtime makes of a file before its framework reads it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +27,9 @@ METADATA_KEY = "seresnext"
 """Name of the entry that holds the JSON."""
 INPUT_NAME = "pixel_values"
 OUTPUT_NAME = "logits"
+CAM_NAME = "class_activation_maps"
+"""Optional output, float32 [B, K, h, w]: the parts of each class's logit at each place of the last
+feature map. Their mean over the places is the logit without the classifier's bias."""
 
 
 INPUT_NAMES = "[A-Za-z_][A-Za-z0-9_]{0,63}"
@@ -53,6 +56,8 @@ class Artifact:
     batch_size: Annotated[int, Field(ge=0, le=MAX_BATCH)] = 0
     """B, where the network takes no other; 0: any number of images."""
     input_name: Annotated[str, Field(pattern=f"^{INPUT_NAMES}$")] = INPUT_NAME
+    with_cam: bool = False
+    """True: the second output is `class_activation_maps`, float32 [B, K, h, w]."""
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "spec": self.spec.to_dict()})
@@ -63,23 +68,28 @@ class Artifact:
         side = self.spec.input.image_size
         return (side, side, 3) if self.with_preprocessing else (3, side, side)
 
+    @property
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Output -> its shape without the batch dimension."""
+        classes = self.spec.architecture.num_classes
+        places = -(-self.spec.input.image_size // 32)  # five halvings, each rounded up
+        maps = {CAM_NAME: (classes, places, places)} if self.with_cam else {}
+        return {OUTPUT_NAME: (classes,), **maps}
+
     def pixel_values(self, images: NDArray[Any]) -> NDArray[Any]:
         """What the network takes for these images, uint8 [B, S, S, 3]."""
         if self.with_preprocessing:
             return np.ascontiguousarray(images)
         return normalise(images, self.spec.input)
 
-    def check_shapes(self, source: Path, found_input: Any, found_output: Any) -> None:
-        """Raise UserError unless the network's shapes (without batch) are those described."""
-        classes = (self.spec.architecture.num_classes,)
-        for what, found, expected in (
-            (self.input_name, found_input, self.input_shape),
-            (OUTPUT_NAME, found_output, classes),
-        ):
-            if tuple(found) != expected:
+    def check_shapes(self, source: Path, found: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise UserError unless the network's shapes by name (without batch) are as described."""
+        for name, expected in {self.input_name: self.input_shape, **self.output_shapes}.items():
+            if found.get(name) != expected:
                 raise UserError(
-                    f"{source} does not hold what its metadata says: {what} is {list(found)} per "
-                    f"image, expected {list(expected)}; export it again"
+                    f"{source} does not hold what its metadata says: {name} is "
+                    f"{list(found.get(name, ()))} per image, expected {list(expected)}; export it "
+                    "again"
                 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,6 +33,18 @@ class Runtime(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class CamRuntime(Runtime, Protocol):
+    """A runtime that gives class activation maps where its `artifact.with_cam`."""
+
+    artifact: Artifact
+
+    def class_activation_maps(self, images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """uint8 [N, S, S, 3], N at least 1 -> logits [N, K], and float32 [N, K, h, w]: the parts of
+        each logit at each place of the last feature map."""
+        ...
 
 
 def create_runtime(
@@ -82,18 +94,25 @@ def predict_in_pieces(
     size: int,
     artifact: Artifact,
 ) -> NDArray[Any]:
-    """Logits [N, K] of any number of images, computed by `run` for at most `size` at a time.
+    """Logits [N, K] of any number of images, computed by `run` for at most `size` at a time."""
+    logits = [np.empty((0, artifact.spec.architecture.num_classes), np.float32)]
+    logits += [run(piece)[:count] for piece, count in pieces(images, size, artifact)]
+    return np.concatenate(logits)
+
+
+def pieces(
+    images: NDArray[Any], size: int, artifact: Artifact
+) -> Iterator[tuple[NDArray[Any], int]]:
+    """Yield at most `size` images at a time, and how many of them count.
 
     For an artifact of a fixed batch size the last piece is filled up with black images.
     """
     size = artifact.batch_size or size
-    logits = [np.empty((0, artifact.spec.architecture.num_classes), np.float32)]
     for start in range(0, len(images), size):
         piece = images[start : start + size]
         missing = size - len(piece) if artifact.batch_size else 0
         padding = np.zeros((missing, *images.shape[1:]), images.dtype)
-        logits.append(run(np.concatenate([piece, padding]) if missing else piece)[: len(piece)])
-    return np.concatenate(logits)
+        yield np.concatenate([piece, padding]) if missing else piece, len(piece)
 
 
 def describe_cpu_threads(threads: int) -> str:

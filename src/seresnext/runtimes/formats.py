@@ -46,6 +46,8 @@ class Format:
     """Whether normalisation can be part of the network."""
     fixed_input: bool = False
     """Whether the batch size can be fixed and the input be named, for other people's tools."""
+    class_activation: bool = False
+    """Whether class activation maps can be an output."""
     holds_program: bool = False
     """The file holds a program that could do anything. The runtime does not run it, unless called
     with `run_program=True`, which export does with the file that it has just written."""
@@ -64,6 +66,7 @@ _ONNX = Format(
     runtime="seresnext.runtimes.onnx:OnnxRuntime",
     first_bytes=rb"\x08",  # protobuf: field 1, a number (the version)
     fixed_input=True,
+    class_activation=True,
 )
 _OPENVINO = Format(
     name="openvino",
@@ -75,6 +78,7 @@ _OPENVINO = Format(
     runtime="seresnext.runtimes.openvino:OpenVINORuntime",
     first_bytes=rb"(\xef\xbb\xbf)?\s*<",  # perhaps a byte order mark
     weights_suffix=".bin",
+    class_activation=True,
 )
 _MINDIR = Format(
     name="mindir",

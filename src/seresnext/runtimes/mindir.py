@@ -25,6 +25,7 @@ from ..errors import UserError, one_line
 from ..protobuf import field
 from .artifact import (
     METADATA_KEY,
+    OUTPUT_NAME,
     Artifact,
     check_operators,
     read_artifact,
@@ -130,7 +131,8 @@ def _read(path: Path) -> tuple[bytes, Artifact]:
     if len(plain) == len(data) or hashlib.sha256(plain).hexdigest() != digest:
         raise UserError(f"{path} is not as it was written (its SHA-256 differs); export it again")
     _check_graph(model, artifact, path)
-    artifact.check_shapes(path, *(_shape(v) for v in (model.graph.input, model.graph.output)))
+    found = {artifact.input_name: model.graph.input, OUTPUT_NAME: model.graph.output}
+    artifact.check_shapes(path, {name: _shape(values) for name, values in found.items()})
     return data, artifact
 
 

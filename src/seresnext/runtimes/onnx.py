@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError, one_line
 from .artifact import (
+    CAM_NAME,
     METADATA_KEY,
     OUTPUT_NAME,
     Artifact,
@@ -21,7 +23,7 @@ from .artifact import (
     read_artifact,
     read_file,
 )
-from .base import describe_cpu_threads, predict_in_pieces
+from .base import describe_cpu_threads, pieces, predict_in_pieces
 
 _PROVIDERS = {
     "npu": "CANNExecutionProvider",
@@ -71,20 +73,32 @@ class OnnxRuntime:
 
     def predict(self, images: NDArray[Any]) -> NDArray[Any]:
         """uint8 [N, S, S, 3] -> float32 logits [N, K]; any N."""
-        return predict_in_pieces(self._run, images, self._piece, self.artifact)
+        return predict_in_pieces(self._logits, images, self._piece, self.artifact)
 
-    def _run(self, images: NDArray[Any]) -> NDArray[Any]:
+    def class_activation_maps(self, images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """uint8 [N, S, S, 3] -> logits [N, K] and float32 [N, K, h, w]; see `artifact.CAM_NAME`."""
+        parts = [
+            [values[:count] for values in self._run(piece, OUTPUT_NAME, CAM_NAME)]
+            for piece, count in pieces(images, self._piece, self.artifact)
+        ]
+        logits, maps = (np.concatenate(values) for values in zip(*parts, strict=True))
+        return logits, maps
+
+    def _logits(self, images: NDArray[Any]) -> NDArray[Any]:
+        return self._run(images, OUTPUT_NAME)[0]
+
+    def _run(self, images: NDArray[Any], *outputs: str) -> list[NDArray[Any]]:
         pixels = self.artifact.pixel_values(images)
         try:
-            logits: NDArray[Any] = self._session.run(
-                [OUTPUT_NAME], {self.artifact.input_name: pixels}
-            )[0]
+            values: list[NDArray[Any]] = self._session.run(
+                outputs, {self.artifact.input_name: pixels}
+            )
         except Exception as error:  # such as shapes that fit one image only
             raise UserError(
                 f"the ONNX model cannot be run on {len(images)} images: {one_line(error)}; export "
                 "it again"
             ) from None
-        return logits
+        return values
 
     def close(self) -> None:
         del self._session
@@ -117,7 +131,7 @@ def _read(path: Path) -> tuple[bytes, Artifact]:
     except (onnx.checker.ValidationError, ValueError) as error:
         raise UserError(f"{path} is no valid ONNX model: {one_line(error)}") from None
     shapes = {v.name: _shape(v) for v in (*model.graph.input, *model.graph.output)}
-    artifact.check_shapes(path, shapes.get(artifact.input_name, ()), shapes.get(OUTPUT_NAME, ()))
+    artifact.check_shapes(path, shapes)
     return data, artifact
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError, one_line
 from .artifact import (
+    CAM_NAME,
     INPUT_NAME,
     METADATA_KEY,
     OUTPUT_NAME,
@@ -89,8 +90,17 @@ class OpenVINORuntime:
             self._keep(self._single, row)
         return self._logits
 
+    def class_activation_maps(self, images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """uint8 [N, S, S, 3] -> logits [N, K] and float32 [N, K, h, w]; see `artifact.CAM_NAME`."""
+        found: dict[str, list[NDArray[Any]]] = {OUTPUT_NAME: [], CAM_NAME: []}
+        for row in range(len(images)):
+            self._single.infer({INPUT_NAME: self.artifact.pixel_values(images[row : row + 1])})
+            for name, values in found.items():
+                values.append(self._single.get_tensor(name).data.copy())
+        return np.concatenate(found[OUTPUT_NAME]), np.concatenate(found[CAM_NAME])
+
     def _keep(self, request: ov.InferRequest, start: int) -> None:
-        logits = request.get_output_tensor().data
+        logits = request.get_tensor(OUTPUT_NAME).data
         self._logits[start : start + len(logits)] = logits
 
     def _compile(self, hint: str, batch: int) -> ov.CompiledModel:
@@ -136,10 +146,11 @@ def _read(core: ov.Core, path: Path) -> tuple[ov.Model, Artifact]:
         )
     try:
         model = core.read_model(xml, weights)
-        shapes = (model.input(INPUT_NAME).partial_shape, model.output(OUTPUT_NAME).partial_shape)
+        shapes = {name: model.output(name).partial_shape for name in artifact.output_shapes}
+        shapes[INPUT_NAME] = model.input(INPUT_NAME).partial_shape
     except RuntimeError as error:
         raise UserError(f"{path} is no usable OpenVINO IR: {one_line(error)}") from None
-    artifact.check_shapes(path, *(_per_image(shape) for shape in shapes))
+    artifact.check_shapes(path, {name: _per_image(shape) for name, shape in shapes.items()})
     return model, artifact
 
 
