@@ -55,6 +55,7 @@ OTHER_COMMANDS = ("zoo/", "flags.py", "launch/msrun.py", "launch/torchrun.py", "
 """Files with the options of other programs, or with the words that every verb has."""
 ELSEWHERE = {
     ("report/explain.py explain", "--with-cam"): "export",
+    ("serve/plain.py _cam", "--with-cam"): "export",
     ("weights/convert.py _target", "--out"): "export",
 }
 """Advice to use another verb -> that verb."""

@@ -50,6 +50,16 @@ def test_an_image_is_answered_as_in_python(
     np.testing.assert_allclose(shown, 100 * np.array(expected.probabilities), atol=0.051)
 
 
+def test_the_map_is_beside_the_image(page: object, images: list[Path], server: Server) -> None:
+    page.wait_for_selector("#model option:nth-child(3)", state="attached")
+    page.select_option("#model", "maps")
+    page.set_input_files("#files", images[0])
+    page.wait_for_selector("#results img[title]")
+    best = page.locator("#results dt").all_text_contents()[0]
+    assert page.get_attribute("#results img[title]", "alt") == f"Where the network sees {best}"
+    assert page.evaluate("document.querySelector('#results img[title]').naturalWidth") == 264
+
+
 def test_several_at_once_one_of_them_broken(
     page: object, images: list[Path], tmp_path: Path
 ) -> None:
@@ -94,4 +104,4 @@ def test_it_works_by_keyboard(page: object, images: list[Path]) -> None:
     chooser.value.set_files(images[0])
     page.wait_for_selector("#results dt")
     assert page.get_attribute("#status", "aria-live") == "polite"
-    assert page.locator("#model option").all_text_contents() == ["tiny", "other"]
+    assert page.locator("#model option").all_text_contents() == ["tiny", "other", "maps"]

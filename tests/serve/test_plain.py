@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import io
 import json
 import re
 import socket
@@ -9,16 +12,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import seresnext
 from runs import refused, run_cli
-from runtimes.networks import random_images
+from runtimes.networks import (
+    engine_logits,
+    engine_maps,
+    random_images,
+    random_weights,
+    tiny_spec,
+)
+from seresnext.data.preprocess import preprocess
 from seresnext.errors import UserError
+from seresnext.model.saved_model import save_model
+from seresnext.report.maps import maps_of
 from seresnext.serve.app import create_app
 from seresnext.serve.limits import Limits
 from seresnext.serve.openapi import description
 from seresnext.serve.run import _listening, _names
-from seresnext.serve.service import Service
+from seresnext.serve.service import Served, Service
 from serve.servers import Server, encoded
 
 IMAGE = random_images(1, 40)[0]
@@ -42,6 +55,50 @@ def test_an_image(server: Server, model: seresnext.Model, format: str) -> None:
     (found,) = answer["predictions"]
     assert [entry["class"] for entry in found["top"]] == list(expected.classes)
     assert [e["probability"] for e in found["top"]] == pytest.approx(expected.probabilities)
+
+
+def test_maps(server: Server, maps_onnx: Path) -> None:
+    with seresnext.load(maps_onnx) as model:
+        found = maps_of(model.runtime)
+        assert found
+        logits, maps = found(preprocess(IMAGE, model.input)[None])
+        best = int(logits[0].argmax())
+        body, kind = multipart(("a.png", encoded(IMAGE)), ("b.png", b"no image"))
+        path = "/predict?model=maps&cam=1"
+        status, _, content = server.call("POST", path, body, content_type=kind)
+        assert status == 200
+        first, bad = json.loads(content)["predictions"]
+        assert "cam" not in bad
+        assert first["top"][0]["class"] == first["cam"]["class"] == model.class_names[best]
+        assert first["cam"]["map"] == pytest.approx(maps[0, best], rel=1e-5)
+        jpeg = base64.b64decode(first["cam"]["picture"].removeprefix("data:image/jpeg;base64,"))
+        assert Image.open(io.BytesIO(jpeg)).size == (264, 264)
+        plain = server.json("POST", "/predict?model=maps", encoded(IMAGE))["predictions"][0]
+        assert "cam" not in plain
+        assert plain["top"] == first["top"]
+
+
+def test_maps_of_an_engine(tmp_path: Path) -> None:
+    spec = tiny_spec(image_size=70)
+    save_model(tmp_path, spec, random_weights(spec))
+    served = Served("m", seresnext.load(tmp_path, device="cpu"))
+    service = Service([served], Limits(max_batch=4))
+    logits, maps = asyncio.run(service.seen(served, random_images(9, 70)))
+    service.close()
+    np.testing.assert_allclose(logits, engine_logits(spec), atol=1e-5)
+    expected = engine_maps(spec)[np.arange(9), logits.argmax(1)]
+    np.testing.assert_allclose(maps, expected, atol=1e-4)
+
+
+def test_maps_that_a_model_does_not_give(server: Server) -> None:
+    message = server.refused("POST", "/predict?model=tiny&cam=1", encoded(IMAGE))
+    assert "--with-cam" in message
+    assert "cam: expected" in server.refused("POST", "/predict?cam=yes", encoded(IMAGE))
+    shown = [
+        server.json("GET", f"/v2/models/{name}")["parameters"]["class_activation_maps"]
+        for name in ("tiny", "maps")
+    ]
+    assert shown == [False, True]
 
 
 def test_several_images_of_which_one_is_bad(server: Server, model: seresnext.Model) -> None:

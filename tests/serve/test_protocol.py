@@ -29,7 +29,7 @@ def test_server_and_health(server: Server) -> None:
     assert about["name"] == "seresnext"
     assert about["version"] == seresnext.__version__
     assert about["extensions"] == ["binary_tensor_data"]
-    assert about["models"] == ["tiny", "other"]
+    assert about["models"] == ["tiny", "other", "maps"]
     assert server.json("GET", "/v2/health/live") == {"live": True}
     assert server.json("GET", "/v2/health/ready") == {"ready": True}
 

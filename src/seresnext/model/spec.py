@@ -76,6 +76,11 @@ class ModelSpec:
                 "that a model of this family may take"
             )
 
+    @property
+    def places(self) -> int:
+        """Side of the last feature map: five halvings, each rounded up."""
+        return -(-self.input.image_size // 32)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return asdict(self)

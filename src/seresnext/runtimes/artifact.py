@@ -72,8 +72,7 @@ class Artifact:
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
         """Output -> its shape without the batch dimension."""
         classes = self.spec.architecture.num_classes
-        places = -(-self.spec.input.image_size // 32)  # five halvings, each rounded up
-        maps = {CAM_NAME: (classes, places, places)} if self.with_cam else {}
+        maps = {CAM_NAME: (classes, self.spec.places, self.spec.places)} if self.with_cam else {}
         return {OUTPUT_NAME: (classes,), **maps}
 
     def pixel_values(self, images: NDArray[Any]) -> NDArray[Any]:

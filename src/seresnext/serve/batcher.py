@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Compute = Callable[[NDArray[Any]], NDArray[Any]]
-"""Preprocessed pixels, uint8 [N, S, S, 3] -> logits [N, K]."""
+"""Preprocessed pixels, uint8 [N, S, S, 3] -> a row of numbers for each, [N, L]: its logits."""
 
 
 @dataclass(eq=False)
@@ -28,7 +28,7 @@ class _Job:
 
 
 class Batcher:
-    """Computes jobs in the order in which they came, those of one model together.
+    """Computes jobs in the order in which they came, those of one `Compute` together.
 
     A batch is closed when it is full, or when its oldest job has waited for its delay; a job that
     waited while another batch was computed is not delayed again. A job whose future is cancelled is
@@ -98,16 +98,16 @@ class Batcher:
             return taken
 
     def _full(self) -> bool:
-        model = self._jobs[0].model
-        images = sum(len(job.pixels) for job in self._jobs if job.model == model)
+        compute = self._jobs[0].compute
+        images = sum(len(job.pixels) for job in self._jobs if job.compute == compute)
         return images >= self._max_batch
 
     def _batch(self) -> list[_Job]:
-        """The oldest job, and those after it of the same model that fit in one batch with it."""
+        """The oldest job, and those after it of the same work that fit in one batch with it."""
         batch: list[_Job] = []
         images = 0
         for job in self._jobs:
-            if job.model != self._jobs[0].model:
+            if job.compute != self._jobs[0].compute:
                 continue
             images += len(job.pixels)
             if batch and images > self._max_batch:

@@ -94,6 +94,14 @@ _SCHEMAS: dict[str, Any] = {
                                 },
                             },
                         },
+                        "cam": {
+                            "type": "object",
+                            "properties": {
+                                "class": {"type": "string"},
+                                "map": {"type": "array"},
+                                "picture": {"type": "string", "format": "uri"},
+                            },
+                        },
                         "error": {"type": "string"},
                     },
                 },
@@ -167,6 +175,7 @@ def _predict() -> dict[str, Any]:
         "parameters": [
             {"name": "model", "in": "query", "schema": {"type": "string"}},
             {"name": "top", "in": "query", "schema": {"type": "integer", "default": 5}},
+            {"name": "cam", "in": "query", "schema": {"type": "integer", "enum": [0, 1]}},
         ],
         "requestBody": {
             "required": True,

@@ -43,7 +43,10 @@ def metadata(served: Served) -> dict[str, Any]:
             {"name": PIXELS, "datatype": "UINT8", "shape": [-1, side, side, 3]},
         ],
         "outputs": [{"name": name, "datatype": "FP32", "shape": [-1, classes]} for name in OUTPUTS],
-        "parameters": {"class_names": list(served.class_names)},
+        "parameters": {
+            "class_names": list(served.class_names),
+            "class_activation_maps": served.maps is not None,
+        },
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +17,8 @@ from ..data.decode import ImageError, decode_image
 from ..data.preprocess import preprocess
 from ..errors import one_line
 from ..machine import usable_cores
-from .batcher import Batcher
+from ..report.maps import ClassMaps, maps_of
+from .batcher import Batcher, Compute
 from .body import ClientLeft, read_body
 from .limits import BODIES, RETRY, Budget, Limits, Refusal
 from .metrics import Metrics
@@ -28,16 +29,29 @@ VERSION = "1"
 """Every model has this one version in the protocol's paths."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Served:
     """A model under the name that clients use."""
 
     name: str
     model: Model
+    maps: ClassMaps | None = field(init=False)
+    """Gives class activation maps; None where there are none, or of a single place."""
+
+    def __post_init__(self) -> None:
+        runtime = self.model.runtime
+        self.maps = maps_of(runtime) if runtime.spec.places > 1 else None
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.model.class_names
+
+    def seen(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Return logits [N, K], and after each row the map [h * w] of its most probable class."""
+        assert self.maps
+        logits, maps = self.maps(pixels)
+        chosen = maps[np.arange(len(logits)), logits.argmax(1)]
+        return np.concatenate([logits, chosen.reshape(len(logits), -1)], axis=1)
 
 
 class Service:
@@ -100,12 +114,21 @@ class Service:
 
     async def logits(self, served: Served, pixels: NDArray[Any]) -> NDArray[Any]:
         """Return float32 [N, K] of preprocessed pixels. Raises Refusal (500)."""
+        return await self._computed(served.name, served.model.logits, pixels)
+
+    async def seen(self, served: Served, pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the same, and the maps [N, h, w] of the most probable classes."""
+        rows = await self._computed(served.name, served.seen, pixels)
+        logits, maps = np.split(rows, [len(served.class_names)], axis=1)
+        places = served.model.runtime.spec.places
+        return logits, maps.reshape(-1, places, places)
+
+    async def _computed(self, name: str, compute: Compute, pixels: NDArray[Any]) -> NDArray[Any]:
         most = self.limits.max_batch
         others = self._images.used > len(pixels)  # without them there is nothing to wait for
         delay = self.limits.max_delay_ms / 1e3 if others else 0.0
         pieces = [pixels[start : start + most] for start in range(0, len(pixels), most)]
-        submit, logits = self._batcher.submit, served.model.logits
-        futures = [submit(served.name, logits, piece, delay) for piece in pieces]
+        futures = [self._batcher.submit(name, compute, piece, delay) for piece in pieces]
         try:
             rows = await asyncio.gather(*map(asyncio.wrap_future, futures))
         except Exception as error:  # whatever the framework raises

@@ -73,6 +73,12 @@ function fill(card, answer) {
     classes.append(element("dt", "", name), element("dd", "", percent(probability)), bar);
   }
   card.append(classes);
+  if (answer.cam) {
+    const seen = new Image();
+    seen.alt = seen.title = `Where the network sees ${answer.cam.class}`;
+    seen.src = answer.cam.picture;
+    card.before(seen);
+  }
 }
 
 function element(tag, className, text = "") {
