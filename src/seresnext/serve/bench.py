@@ -62,9 +62,8 @@ class LoadResult:
     way: str
     clients: int
     """Requests at a time; 0 where there is no server."""
-    seconds: float = 0.0
-    """Of all rounds."""
-    images: int = 0
+    rates: list[float] = field(default_factory=list)
+    """Images per second of each turn."""
     latencies: list[float] = field(default_factory=list)
     """Seconds of each answer."""
     errors: int = 0
@@ -72,7 +71,8 @@ class LoadResult:
 
     @property
     def images_per_second(self) -> float:
-        return self.images / self.seconds
+        """Of the median turn, which other load on the machine affects least."""
+        return float(np.median(self.rates))
 
     def percentile_ms(self, share: float) -> float | None:
         """Milliseconds within which this share of the answers came; None without any."""
@@ -190,10 +190,10 @@ def _predict(model: Model, photo: bytes) -> Iterator[int]:
 def _repeat(batches: Iterator[int], seconds: float, result: LoadResult) -> None:
     """Add to `result` the batches of so many seconds; the first one is warm-up."""
     next(batches)
-    start = time.perf_counter()
+    images, start = 0, time.perf_counter()
     while (passed := time.perf_counter() - start) < seconds:
-        result.images += next(batches)
-    result.seconds += passed
+        images += next(batches)
+    result.rates.append(images / passed)
 
 
 # Servers ---------------------------------------------------------------------------------------
@@ -310,10 +310,9 @@ def _ask(request: _Request, seconds: float, result: LoadResult) -> None:
     with ThreadPoolExecutor(result.clients) as pool:
         futures = [pool.submit(client) for _ in range(result.clients)]
         times = list(itertools.chain.from_iterable(future.result() for future in futures))
-    result.seconds += time.perf_counter() - start
     answers = [passed for passed in times if passed is not None]
+    result.rates.append(len(answers) / (time.perf_counter() - start))
     result.latencies += answers
-    result.images += len(answers)
     result.errors += len(times) - len(answers)
 
 
