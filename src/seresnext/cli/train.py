@@ -26,6 +26,8 @@ _MIN_NPROC = 16
 PROGRAM = "seresnext train"
 _SMALL = 50_000
 """A folder with more files is no folder of one's own photos; then the recipe has to be named."""
+_IMAGE_BYTES = 100_000
+"""Of an image in an archive, about: an archive counts as so many files."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class TrainArgs:
     """
 
     data: str | None = None
-    """Folder with train/<class>/ and val/<class>/."""
+    """Folder with train/<class>/ and val/<class>/, list, or tars."""
     train_data: str | None = None
     """Training folder <class>/, instead of --data."""
     val_data: str | None = None
@@ -114,10 +116,12 @@ def base_config(given: Mapping[str, Any]) -> tuple[Config, str]:
 
 
 def _more_files(folder: str, limit: int) -> bool:
-    """Whether a folder holds more than `limit` files, links not followed."""
+    """Whether a folder and its archives hold more than `limit` files, links not followed."""
     count = 0
-    for _, _, files in os.walk(folder) if folder else ():
+    for above, _, files in os.walk(folder) if folder else ():
         count += len(files)
+        archives = [os.path.join(above, name) for name in files if name.endswith(".tar")]
+        count += sum(os.lstat(archive).st_size for archive in archives) // _IMAGE_BYTES
         if count > limit:
             return True
     return False

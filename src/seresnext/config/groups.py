@@ -96,11 +96,12 @@ class DataConfig:
 
     root: str = ""
     """Folder with `train/<class>/` and `val/<class>/` (or `valid/`, `validation/`, `test/`), or
-    with `<class>/` only; or a .csv or .tsv list of path, label and, optionally, split."""
+    with `<class>/` only; or a .csv or .tsv list of path, label and, optionally, split; or a folder
+    of tar shards; or of ImageNet's three archives."""
     train: str = ""
-    """Training folder `<class>/` or list, instead of `root`/train."""
+    """Training folder `<class>/`, list or shards, instead of `root`/train."""
     val: str = ""
-    """Validation folder `<class>/` or list, instead of `root`/val."""
+    """Validation folder `<class>/`, list or shards, instead of `root`/val."""
     val_share: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of each class that is held out for validation, where there are no validation images;
     None means 0.2 for a `root` without splits, else 0. The images are chosen by their names."""

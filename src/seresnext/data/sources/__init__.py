@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 from ...config import DataConfig
 from ...errors import UserError
 from .base import Sample, Source, Subset
-from .folder import image_files, image_folder, image_list
+from .folder import image_files, image_list
+from .kinds import FOLDER, kind_of
 from .splits import Part, divided, evaluation_part, refuse_inside, settled, split_parts
-from .table import image_table, is_table
 
 __all__ = [
     "Part",
@@ -34,20 +34,13 @@ __all__ = [
     "split_parts",
 ]
 
-_KINDS: tuple[tuple[Callable[[Path], bool], Callable[..., Source]], ...] = (
-    (Path.is_dir, image_folder),
-    (is_table, image_table),
-)
-"""(Whether a path is such a source, what opens it), the first match counts."""
-
 
 def open_source(path: Path, **options: Any) -> Source:
     """Open the labelled images at `path`. The options are those of `image_folder`.
 
     Raises UserError when there is no source, or one that does not fit the options.
     """
-    opener = next((opens for matches, opens in _KINDS if matches(path)), image_folder)
-    return opener(path, **options)
+    return (kind_of(path) or FOLDER).opens(path, **options)
 
 
 def open_part(

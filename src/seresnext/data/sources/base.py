@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -53,6 +54,46 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Return a hex digest that changes when the images, their order or their labels do."""
         ...
+
+
+def fingerprint(source: Source) -> str:
+    """Return the SHA-256 over the class names and each image's name, label and size.
+
+    It changes when images are added, removed, renamed, moved to another class or changed in size.
+    Bytes changed in place at the same size go unnoticed: finding them would mean reading every
+    file.
+    """
+    digest = hashlib.sha256()
+    for class_name in source.class_names:
+        digest.update(b"%b\0" % class_name.encode())
+    for index, label in enumerate(source.labels.tolist()):
+        entry = os.fsencode(source.name(index)), label, source.size(index)
+        digest.update(b"%b\0%d\0%d\0" % entry)
+    return digest.hexdigest()
+
+
+class Texts:
+    """Many texts as bytes, in one block: each takes its length plus 8 bytes of memory.
+
+    That is 47 MB for ImageNet's 1.28 million paths, where `Path` objects would take half a
+    gigabyte.
+    """
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        self.block = b"".join(texts)
+        self.ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        """int64 [N], where each text ends in `block`."""
+
+    @classmethod
+    def stored(cls, block: bytes, ends: NDArray[np.int64]) -> Texts:
+        """Return texts from their parts."""
+        texts = cls([])
+        texts.block, texts.ends = block, ends
+        return texts
+
+    def __getitem__(self, index: int) -> bytes:
+        start = self.ends[index - 1] if index else 0
+        return self.block[start : self.ends[index]]
 
 
 class Subset(Source):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,18 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Sample, Source
+from .base import Sample, Source, Texts, fingerprint
 
 MAX_FILE_BYTES = 1 << 30
 """Larger files are not read: images within `DataConfig.max_pixels` are smaller."""
 
 
 class FileList(Source):
-    """Files, each with a label.
-
-    A path takes its length plus 8 bytes of memory: 47 MB for ImageNet's 1.28 million, where `Path`
-    objects would take half a gigabyte.
-    """
+    """Files, each with a label."""
 
     def __init__(
         self,
@@ -36,8 +31,7 @@ class FileList(Source):
         self._root = os.fspath(root)
         self.class_names = tuple(class_names)
         self.labels = np.asarray(labels, np.int32)
-        self._paths = b"".join(paths)
-        self._ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
+        self._paths = Texts(paths)
         self._fingerprint = ""
 
     def __len__(self) -> int:
@@ -64,25 +58,12 @@ class FileList(Source):
             return -1
 
     def fingerprint(self) -> str:
-        """SHA-256 over the class names and each file's path, label and size.
-
-        It changes when files are added, removed, renamed, moved to another class or changed in
-        size. Bytes changed in place at the same size go unnoticed: finding them would mean reading
-        every file.
-        """
         if not self._fingerprint:
-            digest = hashlib.sha256()
-            for class_name in self.class_names:
-                digest.update(b"%b\0" % class_name.encode())
-            for index, label in enumerate(self.labels.tolist()):
-                entry = self._path(index), label, self.size(index)
-                digest.update(b"%b\0%d\0%d\0" % entry)
-            self._fingerprint = digest.hexdigest()
+            self._fingerprint = fingerprint(self)
         return self._fingerprint
 
     def _path(self, index: int) -> bytes:
         """The path as it was given."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        start = self._ends[index - 1] if index else 0
-        return self._paths[start : self._ends[index]]
+        return self._paths[index]

@@ -67,7 +67,7 @@ def image_folder(
             f"{root}: no images in class {some(empty)}{_listed(skipped)}; add some, remove the "
             "folder, or train with --data.allow-empty-classes"
         )
-    _say(root, skipped)
+    report_skipped(root, skipped)
     return FileList(root, names, paths, np.repeat(np.arange(len(names)), counts))
 
 
@@ -89,7 +89,7 @@ def image_files(paths: Iterable[Path], *, follow_links: bool = False) -> list[Pa
                 raise UserError(
                     f"{path}: no images{_listed(skipped)}; looked for {', '.join(EXTENSIONS)}"
                 )
-            _say(path, skipped)
+            report_skipped(path, skipped)
             files += [path / name for name in found]
         else:
             raise UserError(f"no such file or folder: {path}")
@@ -115,6 +115,16 @@ def is_split(path: Path) -> bool:
     return folders
 
 
+def has_folders(path: Path) -> bool:
+    """Return whether a folder holds folders. Raises UserError where it cannot be read."""
+    return any(entry.is_dir() for entry in _entries(path))
+
+
+def is_junk(name: str) -> bool:
+    """Return whether a name is hidden, or one that systems and archivers leave in folders."""
+    return name.startswith(".") or name.lower() in _JUNK
+
+
 # Walking -----------------------------------------------------------------------------------
 
 
@@ -130,7 +140,7 @@ def _class_folders(root: Path, follow_links: bool, skipped: Counter[str]) -> set
         elif entry.name.lower().endswith(EXTENSIONS):
             images += 1
         else:
-            skipped[_kind(entry.name)] += 1
+            skipped[kind_of_ending(entry.name)] += 1
     if images and folders:
         skipped["images outside class folders"] = images
     if not folders:
@@ -173,7 +183,7 @@ def _walk(
         elif entry.name.lower().endswith(EXTENSIONS):
             yield path
         else:
-            skipped[_kind(entry.name)] += 1
+            skipped[kind_of_ending(entry.name)] += 1
 
 
 def _entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
@@ -181,19 +191,19 @@ def _entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(".") and entry.name.lower() not in _JUNK:
+                if not is_junk(entry.name):
                     yield entry
     except OSError as error:
         raise UserError(f"cannot read folder {folder}: {error.strerror}") from None
 
 
-def _kind(name: str) -> str:
-    """Return a file's ending, for a message."""
+def kind_of_ending(name: str) -> str:
+    """Return a file's ending in lower case, for a message."""
     return printable(os.path.splitext(name)[1].lower()) or "no ending"
 
 
-def _say(root: Path, skipped: Counter[str]) -> None:
-    """Warn of what was not listed, if anything."""
+def report_skipped(root: Path, skipped: Counter[str]) -> None:
+    """Warn of the files, counted by ending or kind, that are not read."""
     if skipped:
         _log.warning("%s: not read%s", printable(str(root)), _listed(skipped))
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ...config import DataConfig
 from ...errors import UserError
 from .base import Source
-from .folder import LAYOUT, SPLITS, is_split
-from .table import is_table, table_splits
+from .folder import LAYOUT, SPLITS
+from .kinds import kind_of
 
 HELD_OUT = SPLITS[1:]
 """Names of the images that are not for training; the first that exists is taken."""
@@ -28,9 +28,9 @@ class Part:
     """Images for one purpose: where they are, and which of those that are there."""
 
     path: Path
-    """Folder of class folders, or list."""
+    """Folder of class folders, list, or folder of archives."""
     split: str = ""
-    """Of a list: the rows of this split."""
+    """Of a list: the rows of this split; of archives: those with its name."""
     share: float = 0.0
     """Of each class, the share that is held out for validation; 0 divides nothing."""
     seed: int = 0
@@ -50,8 +50,9 @@ def split_parts(data: DataConfig) -> tuple[Part, Part | None]:
     """Return the training and the validation images: as configured, else those of the root.
 
     Those are `data.root`/train, and `data.root`/val, valid, validation or test, whichever exists
-    first; in a list, the rows of these splits. A root without them is divided: `data.val_share` of
-    each class is held out. Raises UserError when there are no such images.
+    first; in a list, the rows of these splits; among archives, those named so. A root without them
+    is divided: `data.val_share` of each class is held out. Raises UserError when there are no such
+    images.
     """
     if not data.train and not data.root:
         raise UserError("no data: give --data DIR with DIR/<class>/, or --train-data DIR")
@@ -130,31 +131,32 @@ def _same(path: Path, recorded: str) -> bool:
 
 
 def _named(path: str, purpose: str) -> Part:
-    if not Path(path).is_dir() and not is_table(Path(path)):
+    if not Path(path).is_dir() and not kind_of(Path(path)):
         raise UserError(
-            f"no {purpose} images at {path}; expected a folder with {LAYOUT}, or a .csv or "
-            ".tsv list"
+            f"no {purpose} images at {path}; expected a folder with {LAYOUT}, a folder of tar "
+            "shards, or a .csv or .tsv list"
         )
     return Part(Path(path))
 
 
 def _split(root: Path, names: tuple[str, ...]) -> Part | None:
-    """Return the first of the splits that `root` has."""
-    if is_table(root):
-        there = table_splits(root)
+    """Return the first of the splits that `root` has: in itself, else as folders below it."""
+    kind = kind_of(root)
+    there = kind.splits(root) if kind else set()
+    if there:
         return next((Part(root, name) for name in names if name in there), None)
-    return next((Part(root / name) for name in names if is_split(root / name)), None)
+    return next((Part(root / name) for name in names if kind_of(root / name)), None)
 
 
 def _whole(root: Path, val: Part | None) -> Path:
     """Return `root`, which has no training split. Raises UserError unless it can be divided."""
     below: Callable[[str], Path] = root.joinpath
-    if is_table(root) and val is None:
+    if not root.is_dir() and kind_of(root) and val is None:
         return root
     if not root.is_dir() or val is not None or (below("train").is_dir() and not _has_classes(root)):
         raise UserError(
             f"no training images: expected {root}/train/{LAYOUT}, or {root}/{LAYOUT} with every "
-            "image in the folder of its class; or name the folder with --train-data"
+            "image in the folder of its class, or tar shards; or name the folder with --train-data"
         )
     return root
 
