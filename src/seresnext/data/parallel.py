@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -15,7 +15,9 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def in_order(function: Callable[[A], B], items: Iterable[A], workers: int = 0) -> Iterator[B]:
+def in_order(
+    function: Callable[[A], B], items: Iterable[A], workers: int = 0
+) -> Generator[B, None, None]:
     """Yield `function(item)` for each item, computed by `workers` threads (0: one per core).
 
     Few results wait at any time, however many items there are. What `function` raises is raised

@@ -14,13 +14,14 @@ from ...errors import UserError
 from .base import Sample, Source, Subset
 from .folder import image_files, image_list
 from .kinds import FOLDER, kind_of
-from .splits import Part, divided, evaluation_part, refuse_inside, settled, split_parts
+from .splits import Part, all_parts, divided, evaluation_part, refuse_inside, settled, split_parts
 
 __all__ = [
     "Part",
     "Sample",
     "Source",
     "Subset",
+    "all_parts",
     "evaluation_part",
     "evaluation_path",
     "image_files",

@@ -75,6 +75,12 @@ def split_parts(data: DataConfig) -> tuple[Part, Part | None]:
     return train, replace(train, held_out=True)
 
 
+def all_parts(root: Path) -> dict[str, Part]:
+    """Return every split that `root` has, by name; without any, all of it under an empty name."""
+    found = {name: part for name in SPLITS if (part := _split(root, (name,)))}
+    return found or {"": Part(root)}
+
+
 def settled(data: DataConfig) -> DataConfig:
     """Return the settings with the share that is held out as a number, for the record."""
     return replace(data, val_share=split_parts(data)[0].share)
