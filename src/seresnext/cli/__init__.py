@@ -19,7 +19,7 @@ VERBS = {
     "convert": "translate weights of timm, mindcv and the original zoo",
     "serve": "answer predictions over HTTP",
     "bench": "latency and throughput of artifacts side by side, and of the server",
-    "data": "pack images into tar shards, make the demo data set",
+    "data": "check images, pack them into tar shards, make the demo data set",
     "doctor": "what works on this machine, and what to install",
 }
 """Verb -> what it does; each is the module of its name, with `run(argv) -> exit code`."""

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..config import DataConfig
-from ..errors import UsageError, printable
-from ..flags import Positional, parse
-from .options import DecodingOptions, second_word
+from ..errors import UsageError, listed, printable
+from ..files import to_json
+from ..flags import HELP, Positional, parse
+from .options import DecodingOptions, JsonOption, second_word
+
+if TYPE_CHECKING:
+    from ..data.inspection import Report, SplitReport
+
+WORDS = {
+    "check": "decode every image; list what is unreadable, odd or there twice",
+    "pack": "write images as tar shards",
+    "demo": "write the handwritten digits",
+}
+"""Second word -> what it does."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +57,31 @@ class DataPackArgs(DecodingOptions):
     """With --max-side, images with more pixels are copied as they are."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataCheckArgs(JsonOption, DecodingOptions):
+    """Decode every image and list what is unreadable, odd, or there twice.
+
+    The exit code is 1 where an image cannot be read, or an archive has another MD5.
+    """
+
+    source: Positional[Path]
+    """Folder, list or archives, as train takes them."""
+    md5: bool = False
+    """Compare ImageNet's archives with their official MD5 instead."""
+    follow_links: bool = False
+    """Follow links to files and folders."""
+    max_pixels: int = DataConfig().max_pixels
+    """Images with more pixels are not read."""
+
+
 def run(argv: list[str]) -> int:
-    word, argv = second_word(argv, "seresnext data", ("demo", "pack"))
-    return _pack(argv) if word == "pack" else _demo(argv)
+    if argv and argv[0] in HELP:
+        print("usage: seresnext data WORD [OPTIONS]\n")
+        print("\n".join(f"  {word:<6} {text}" for word, text in WORDS.items()))
+        print("\n`seresnext data WORD --help` lists the options.")
+        return 0
+    word, argv = second_word(argv, "seresnext data", tuple(WORDS))
+    return {"check": _check, "pack": _pack, "demo": _demo}[word](argv)
 
 
 def _demo(argv: list[str]) -> int:
@@ -87,6 +122,63 @@ def _pack(argv: list[str]) -> int:
             print("  the fingerprint is another one: runs on the source do not go on with these")
     print(f"next:  seresnext train --data {args.out}")
     return 0
+
+
+def _check(argv: list[str]) -> int:
+    args = parse(DataCheckArgs, argv, "seresnext data check")
+    from ..data.inspection import compare_md5, inspect_images
+
+    if args.md5:
+        same = compare_md5(args.source)
+        lines = [f"{name}: {'as published' if ok else 'differs'}" for name, ok in same.items()]
+        print(to_json({"md5": same}) if args.json else "\n".join(lines))
+        return 0 if all(same.values()) else 1
+    report = inspect_images(
+        args.source,
+        max_pixels=args.max_pixels,
+        workers=args.workers,
+        follow_links=args.follow_links,
+    )
+    if args.json:
+        print(to_json(asdict(report)))
+    else:
+        print(printable_lines(report))
+    return 1 if report.unreadable else 0
+
+
+def printable_lines(report: Report) -> str:
+    """Return the report as lines; names that a terminal would act on are escaped."""
+    lines = [line for split in report.splits.values() for line in _split_lines(split)]
+    for text, groups in (
+        ("groups of images with the same bytes", report.duplicates),
+        ("groups with the same bytes in several splits", report.duplicates_across),
+    ):
+        if groups:
+            lines.append(f"{len(groups)} {text}: {listed([' = '.join(g) for g in groups], '; ')}")
+    return "\n".join(map(printable, lines))
+
+
+def _split_lines(split: SplitReport) -> Iterator[str]:
+    from ..data.inspection import ODDITIES
+
+    counts = split.classes.values()
+    yield (
+        f"{split.data}: {split.images} images in {len(split.classes)} classes of {min(counts)} to "
+        f"{max(counts)}; {len(split.unreadable)} unreadable"
+    )
+    for bad in split.unreadable:
+        yield f"  unreadable: {bad['file']}: {bad['reason']}"
+    for key, files in split.oddities.items():
+        if files:
+            yield f"  {len(files)} {ODDITIES[key]}: {listed(files)}"
+    for names in split.names_alike[:8]:
+        yield f"  names that differ in case or Unicode form only: {', '.join(names)}"
+    if split.smallest:
+        yield f"  smallest {_size(split.smallest)}, largest {_size(split.largest)}"
+
+
+def _size(entry: dict[str, Any]) -> str:
+    return f"{entry['width']} x {entry['height']} ({entry['file']})"
 
 
 def _bytes(text: str) -> int:
