@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -89,8 +90,6 @@ def test_official_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
     done = run_cli("data", "check", archives, "--md5", code=1)
     assert f"{imagenet.TRAIN}: differs" in done.stdout
-    import hashlib
-
     for name in imagenet.MD5:
         digest = hashlib.md5((archives / name).read_bytes()).hexdigest()
         monkeypatch.setitem(imagenet.MD5, name, digest)
