@@ -8,6 +8,7 @@ import json
 import sys
 import tarfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,14 @@ class TestIndex:
         assert "indexing" in capsys.readouterr().err
         open_source(shards)
         assert capsys.readouterr().err == ""
+
+    def test_is_made_by_one_of_several(
+        self, shards: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            sources = list(pool.map(open_source, [shards] * 4))
+        assert {source.fingerprint() for source in sources} == {sources[0].fingerprint()}
+        assert capsys.readouterr().err.count("indexing") == 1
 
     def test_is_made_anew_for_other_archives(self, shards: Path) -> None:
         open_source(shards)

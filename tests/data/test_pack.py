@@ -52,10 +52,12 @@ def test_an_interrupted_pack_goes_on(images: Path, tmp_path: Path) -> None:
     kept, lost = sorted(out.glob("train/*.tar"))[:2]
     kept_at = kept.stat().st_mtime_ns
     lost.unlink()
-    (out / "train" / ".000001.tar.1").write_bytes(b"half")
+    half = out / "train" / ".000001.tar.1"
+    half.write_bytes(b"half")
     run_cli("data", "pack", images, "--out", out, *arguments)
     assert {path: path.read_bytes() for path in out.glob("*/*.tar")} == expected
     assert kept.stat().st_mtime_ns == kept_at
+    assert not half.exists()
     message = refused("data", "pack", images, "--out", out, "--shard-size", "50kB")
     assert "holds shards of other images or options" in message
 

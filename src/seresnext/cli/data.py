@@ -111,7 +111,7 @@ def _pack(argv: list[str]) -> int:
     for done in pack(
         args.source, args.out, options, workers=args.workers, follow_links=args.follow_links
     ):
-        shrunk = f", {done.reencoded} shrunk now" if args.max_side else ""
+        shrunk = f", {len(done.shrunk)} shrunk now" if args.max_side else ""
         print(
             f"{done.folder}: {done.images} images in {done.shards} shards, "
             f"{done.bytes / 1e6:.1f} MB{shrunk}"

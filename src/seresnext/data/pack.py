@@ -38,7 +38,7 @@ class Packing:
     """Images with a longer side are shrunk to it and stored as JPEG; 0 copies all byte for byte."""
     quality: int = 90
     """Of these JPEGs, 1 to 100."""
-    shard_bytes: int = 512 << 20
+    shard_bytes: int = 512_000_000
     """Bytes of images in a shard, at most, unless one alone has more."""
     max_pixels: int = 210_000_000
     """Images with more are copied as they are."""
@@ -52,7 +52,7 @@ class Packed:
     images: int = 0
     shards: int = 0
     bytes: int = 0
-    reencoded: int = 0
+    shrunk: list[str] = field(default_factory=list)
     """Images shrunk in this call."""
     unreadable: list[str] = field(default_factory=list)
     """Images that could not be decoded in this call, and were copied as they are."""
@@ -111,6 +111,8 @@ def _begin(source: Source, folder: Path, options: Packing) -> None:
     elif folder.is_dir() and any(entry.name not in SPLITS for entry in folder.iterdir()):
         raise UserError(f"{folder} exists and is not empty; choose another --out")
     write_json(folder / RECORD, record)
+    for unfinished in folder.glob(".*.tar.*"):  # of a call that was killed
+        unfinished.unlink()
     with replacing(folder / CLASSES) as temporary:
         temporary.write_text(f"{classes}\n", encoding="utf-8")
 
@@ -163,7 +165,7 @@ class _Images:
             try:
                 image = open_image(data, self.options.max_pixels)
                 if max(image.width, image.height) > self.options.max_side:
-                    self.packed.reencoded += 1
+                    self.packed.shrunk.append(name)
                     return index, self._shrunk(image.pixels()), ".jpg"
             except ImageError:
                 self.packed.unreadable.append(name)
