@@ -26,10 +26,13 @@ MESSAGES = {
     "cli/options.py": "bench data",
     "config/": "train",
     "data/checks.py": "train",
+    "data/inspection.py": "data",
+    "data/pack.py": "data",
     "data/decode.py": READING,
     "data/loader.py": "train evaluate report",  # export leaves bad images out
     "data/sources/folder.py image_folder": "train",
     "data/sources/folder.py": READING,
+    "data/sources/shards.py opened": "train",
     "data/sources/splits.py": "train",
     "engines/": "train",
     "evaluate.py": EVALUATING,
@@ -54,11 +57,19 @@ MESSAGES = {
 OTHER_COMMANDS = ("zoo/", "flags.py", "launch/msrun.py", "launch/torchrun.py", "cli/__init__.py")
 """Files with the options of other programs, or with the words that every verb has."""
 ELSEWHERE = {
+    ("cli/data.py _pack", "--data"): "train",
     ("report/explain.py explain", "--with-cam"): "export",
     ("serve/plain.py _cam", "--with-cam"): "export",
     ("weights/convert.py _target", "--out"): "export",
 }
 """Advice to use another verb -> that verb."""
+OTHER_PROGRAMS = {
+    ("exporters/page.py _downloaded", "--prefer-offline"): "npm",
+    ("exporters/page.py _downloaded", "--fetch-retries"): "npm",
+    ("exporters/page.py _downloaded", "--loglevel"): "npm",
+    ("exporters/report.py print_report", "--directory"): "python -m http.server",
+}
+"""Options of programs that are run or named -> the program."""
 
 
 @functools.cache
@@ -83,8 +94,10 @@ def named_options() -> Iterator[tuple[str, str]]:
         file = path.relative_to(SRC).as_posix()
         if not file.startswith(OTHER_COMMANDS):
             for function, text in _texts(ast.parse(path.read_text()), ""):
+                place = f"{file} {function}".rstrip()
                 for option in OPTION.findall(text):
-                    yield f"{file} {function}".rstrip(), option
+                    if (place, option) not in OTHER_PROGRAMS:
+                        yield place, option
 
 
 def _texts(node: ast.AST, function: str) -> Iterator[tuple[str, str]]:

@@ -228,23 +228,25 @@ def test_a_flood(strict: Server) -> None:
 
 
 def test_clients_that_leave_are_not_computed_for(strict: Server) -> None:
+    """They leave while the second batch of another client is computed."""
     computed = 'seresnext_images_total{model="slow"}'
     left = 'seresnext_errors_total{kind="client_left"}'
     images, leavers = strict.metric(computed), strict.metric(left)
-    body = json.dumps(tensor(np.zeros((BATCH, 2, 2, 3), np.uint8))).encode()
+    first_images, others = BATCH + 4, 4
+    body = json.dumps(tensor(np.zeros((first_images, 2, 2, 3), np.uint8))).encode()
     with strict.connect() as first:
         first.sendall(post("/v2/models/slow/infer", body, "Connection: close"))
-        until(lambda: strict.metric("seresnext_queue_images") == BATCH)
-        many = [strict.connect() for _ in range(5)]
+        until(lambda: strict.metric(computed) == images + BATCH)
+        many = [strict.connect() for _ in range(others)]
         for connection in many:
             connection.sendall(post(SLOW, IMAGE))
-        until(lambda: strict.metric("seresnext_queue_images") == BATCH + 5)
+        until(lambda: strict.metric("seresnext_queue_images") == first_images + others)
         for connection in many:
             connection.close()
         assert answer(first).startswith(b"HTTP/1.1 200")
     until(lambda: strict.metric("seresnext_queue_images") == 0)
-    assert strict.metric(left) == leavers + 5
-    assert strict.metric(computed) == images + BATCH
+    assert strict.metric(left) == leavers + others
+    assert strict.metric(computed) == images + first_images
 
 
 def test_the_deadline() -> None:
