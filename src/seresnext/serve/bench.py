@@ -216,7 +216,10 @@ def _ours(given: _Given) -> Iterator[int]:
     port = _free_port()
     options = ("--engine", given.engine, "--device", given.device, "--threads", str(given.threads))
     command = [sys.executable, "-m", "seresnext", "serve", f"model={given.path}", *options]
-    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL)
+    # Each server in a session of its own: Linux shares a busy machine's time among sessions.
+    process = subprocess.Popen(
+        [*command, "--port", str(port)], stdout=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         _wait(OURS, port, lambda: process.poll() is None)
         yield port
@@ -244,7 +247,7 @@ def _other(name: str, target: Callable[[_Given, int], None], given: _Given) -> I
 
 
 def _in_own_group(target: Callable[[_Given, int], None], given: _Given, port: int) -> None:
-    """LitServe has processes of its own, which do not end with it."""
+    """A new session; LitServe has processes of its own, which do not end with it."""
     os.setsid()
     target(given, port)
 
