@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +16,7 @@ from sklearn import metrics as reference
 from runs import evaluations, refused, run_cli, train_arguments, write_images
 from seresnext.batch import Batch
 from seresnext.report import build
-from seresnext.report.charts import Axis, Line, line_chart, ticks
+from seresnext.report.charts import Axis, Line, line_chart, tick_step, ticks
 from seresnext.report.history import History, different_settings
 from seresnext.report.maps import overlay
 from seresnext.report.page import Content, Example, Gates, render
@@ -128,7 +129,7 @@ def test_the_overlay_is_brightest_where_the_map_is_largest() -> None:
     ],
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
-    assert ticks(low, high) == pytest.approx(expected)
+    assert ticks(low, high, tick_step(low, high)) == pytest.approx(expected)
 
 
 def test_a_line_leaves_a_gap_where_values_are_not_finite() -> None:
@@ -137,6 +138,20 @@ def test_a_line_leaves_a_gap_where_values_are_not_finite() -> None:
     path = chart.split(' d="')[1].split('"')[0]
     assert (path.count("M"), path.count("L")) == (3, 1)
     assert "nan" not in chart
+
+
+@pytest.mark.parametrize(
+    ("y", "labels"),
+    [
+        ([80.0, 2.0, float("nan"), 0.2], ["0.1", "1", "10", "100"]),
+        ([0.8, 0.2], ["0.2", "0.4", "0.6", "0.8"]),
+        ([80.0, 0.0], ["0", "20", "40", "60", "80"]),
+    ],
+    ids=["wide", "narrow", "zero has no logarithm"],
+)
+def test_an_axis_of_values_far_apart_is_logarithmic(y: list[float], labels: list[str]) -> None:
+    chart = line_chart([Line("loss", range(len(y)), y)], Axis("epoch"), Axis("loss", wide=True))
+    assert re.findall(r'class="end"[^>]*>([^<]*)<', chart) == labels
 
 
 # The page ----------------------------------------------------------------------------------

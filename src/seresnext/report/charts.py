@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ WIDTH, HEIGHT = 480, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
 COLOURS = 8
 """Classes c0 to c7 of the style sheet."""
+WIDE = 30
 POINTS = 600
 """More points of a line than this cannot be told apart at this width."""
 
@@ -48,9 +49,19 @@ class Axis:
     percent: bool = False
     zero: bool = False
     """Whether the axis begins at 0."""
+    wide: bool = False
+    """Whether it is logarithmic where one value is more than `WIDE` times another."""
+    powers: bool = False
+    """Whether values are powers of ten, given by their exponents."""
+
+    def step(self, low: float, high: float) -> float:
+        """Return the distance of ticks."""
+        return max(tick_step(low, high), 1.0 if self.powers else 0.0)
 
     def label(self, value: float, step: float) -> str:
         """Return a tick's text, with as many decimals as the distance of ticks needs."""
+        if self.powers:
+            return f"{10**value:g}"
         if not self.percent:
             return f"{value:g}"
         return f"{value:.{max(0, -math.floor(math.log10(step) + 1e-9) - 2)}%}"
@@ -63,6 +74,10 @@ def escape(text: str) -> str:
 
 def line_chart(lines: Sequence[Line], x: Axis, y: Axis, marks: Sequence[Mark] = ()) -> str:
     """Return a chart of lines; values that are not finite leave a gap."""
+    known = [v for line in lines for v in line.y if math.isfinite(v)]
+    if y.wide and known and 0 < WIDE * min(known) < max(known):
+        lines = [replace(line, y=np.log10(line.y).tolist()) for line in lines]
+        y = replace(y, powers=True)
     frame = _Frame.around(lines, x, y)
     body = [frame.grid(x, y)]
     body += [frame.mark(mark) for mark in marks]
@@ -144,7 +159,7 @@ class _Frame:
     def around(cls, lines: Sequence[Line], x: Axis, y: Axis) -> _Frame:
         """All values of the lines, up to the next ticks."""
         low, high = _range([v for line in lines for v in line.y], y)
-        step = tick_step(low, high)
+        step = y.step(low, high)
         low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
         return cls(_range([v for line in lines for v in line.x], x), (low, high))
 
@@ -158,8 +173,8 @@ class _Frame:
 
     def grid(self, x: Axis, y: Axis) -> str:
         parts = []
-        step = tick_step(*self.y_range)
-        for value in ticks(*self.y_range):
+        step = y.step(*self.y_range)
+        for value in ticks(*self.y_range, step):
             at = self.y(value)
             parts.append(
                 f'<line class="grid" x1="{LEFT}" y1="{at:.1f}" x2="{WIDTH - RIGHT}" y2="{at:.1f}"/>'
@@ -167,8 +182,8 @@ class _Frame:
             parts.append(
                 f'<text class="end" x="{LEFT - 6}" y="{at + 4:.1f}">{y.label(value, step)}</text>'
             )
-        step = tick_step(*self.x_range)
-        for value in ticks(*self.x_range):
+        step = x.step(*self.x_range)
+        for value in ticks(*self.x_range, step):
             parts.append(
                 f'<text class="middle" x="{self.x(value):.1f}" y="{HEIGHT - BOTTOM + 16}">'
                 f"{x.label(value, step)}</text>"
@@ -211,9 +226,8 @@ def tick_step(low: float, high: float, about: int = 5) -> float:
     return next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
 
 
-def ticks(low: float, high: float) -> list[float]:
-    """Return the multiples of `tick_step` from `low` to `high`."""
-    step = tick_step(low, high)
+def ticks(low: float, high: float, step: float) -> list[float]:
+    """Return the multiples of `step` from `low` to `high`."""
     first = math.ceil(low / step - 1e-9)
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 

@@ -104,7 +104,7 @@ def _training(histories: Sequence[History]) -> str:
         for step in h.resumed
     ]
     charts = (
-        ("Loss", Axis("loss"), ("val/loss", "train/loss")),
+        ("Loss", Axis("loss", wide=True), ("val/loss", "train/loss")),
         ("Top-1", Axis("top-1", percent=True), ("val/top1", "train/top1")),
         ("Top-5", Axis("top-5", percent=True), ("val/top5",)),
         ("Learning rate", Axis("learning rate", zero=True), ("lr",)),
