@@ -20,7 +20,6 @@ from seresnext.config.typed import config_flags
 SRC = Path(__file__).parents[1] / "src" / "seresnext"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
 READING = "train evaluate predict export report explain"
-EVALUATING = "evaluate report"
 MESSAGES = {
     "bench.py": "bench",
     "cli/options.py": "bench data",
@@ -35,7 +34,7 @@ MESSAGES = {
     "data/sources/shards.py opened": "train",
     "data/sources/splits.py": "train",
     "engines/": "train",
-    "evaluate.py": EVALUATING,
+    "evaluate.py": "evaluate",
     "exporters/": "export",
     "predict.py": "predict",
     "report/explain.py": "explain",

@@ -28,6 +28,7 @@ OWN_NEUTRAL = {
     "model",
     "protobuf",
     "schema",
+    "significance",
     "tensors",
 }
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .api import Model, TrainResult, export, load, train
     from .config import Config, recipe
     from .errors import UserError
+    from .evaluate import Difference, Evaluation
     from .exporters.report import ExportReport
     from .predict import Prediction
     from .training.interrupt import Interrupted
@@ -29,6 +30,8 @@ __version__ = "0.2.0"
 
 __all__ = [
     "Config",
+    "Difference",
+    "Evaluation",
     "ExportReport",
     "Interrupted",
     "Metrics",
@@ -46,6 +49,8 @@ __all__ = [
 
 _MODULES = {
     "Config": "config",
+    "Difference": "evaluate",
+    "Evaluation": "evaluate",
     "ExportReport": "exporters.report",
     "Interrupted": "training.interrupt",
     "Metrics": "training.metrics",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .config import Config, DataConfig, EngineConfig, EngineName, run_data
 from .engines.base import create_engine
 from .errors import UserError
-from .evaluate import evaluate_folder
+from .evaluate import Difference, EvaluateOptions, Evaluation, compare_folder, evaluate_folder
 from .exporters import run as exporters
 from .exporters.options import ExportOptions
 from .exporters.report import ExportReport
@@ -139,26 +139,65 @@ class Model:
         batch_size: int = 64,
         workers: int = 0,
         on_bad_image: Literal["stop", "skip"] | None = None,
-    ) -> Metrics:
-        """Return top-1, top-5 and loss on labelled images; every image counts exactly once.
+        image_size: int | None = None,
+        crop_ratio: float | None = None,
+        present_classes: bool = False,
+    ) -> Evaluation:
+        """Return accuracy, loss and calibration on labelled images; every image counts once.
 
         `data` holds `val/<class>/` (or valid, validation, test), or `<class>/` itself, or is a
         list; of a run's own data without splits, the images that the run held out count.
-        `batch_size` does not change the result. `workers` decode; 0 means one per core. Raises
-        UserError for a folder of another layout and for an unreadable image, unless `on_bad_image`
-        is "skip" (by default as in the run).
+        `batch_size` does not change the result. `workers` decode; 0 means one per core.
+        `image_size` and `crop_ratio` replace the model's own (an artifact's size is fixed).
+        `present_classes` chooses among the classes that have images here, as ImageNet-A and
+        ImageNet-R are evaluated. Raises UserError for a folder of another layout and for an
+        unreadable image, unless `on_bad_image` is "skip" (by default as in the run).
 
         >>> seresnext.load("runs/mine").evaluate("photos").top1
         1.0
         """
-        return evaluate_folder(
-            self.runtime,
-            data,
+        options = EvaluateOptions(
             batch_size=batch_size,
             workers=workers,
             on_bad_image=on_bad_image,
             reading=self.reading,
+            image_size=image_size,
+            crop_ratio=crop_ratio,
+            present_classes=present_classes,
         )
+        return evaluate_folder(self.runtime, data, options)
+
+    def compare(
+        self,
+        other: Model,
+        data: str | Path,
+        *,
+        batch_size: int = 64,
+        workers: int = 0,
+        on_bad_image: Literal["stop", "skip"] | None = None,
+        image_size: int | None = None,
+        crop_ratio: float | None = None,
+        present_classes: bool = False,
+    ) -> Difference:
+        """Evaluate this model and another on the same images, and test whether they differ.
+
+        The arguments are those of `evaluate`; both models get the images that it takes, each with
+        its own preprocessing. Raises UserError, also for models of other classes.
+
+        >>> model = seresnext.load("runs/mine")
+        >>> model.compare(seresnext.load("runs/mine"), "photos").difference
+        0.0
+        """
+        options = EvaluateOptions(
+            batch_size=batch_size,
+            workers=workers,
+            on_bad_image=on_bad_image,
+            reading=self.reading,
+            image_size=image_size,
+            crop_ratio=crop_ratio,
+            present_classes=present_classes,
+        )
+        return compare_folder(self.runtime, other.runtime, data, options)
 
     def close(self) -> None:
         """Free the device. The model is not used afterwards.

@@ -170,7 +170,8 @@ def _take(flag: Flag, words: deque[str], equals: bool, positive: bool) -> Any:
     while words and (many or len(taken) < len(items)):
         if _FLAG.match(words[0]) and not (equals and not taken):
             break
-        taken.append(words.popleft())
+        word = words.popleft()
+        taken += word.split(",") if many and items[0] in (int, float) else [word]
     kinds = items[:1] * len(taken) if many else items
     if not taken or len(taken) < len(kinds):
         expected = _expected(items[0]) if len(items) == 1 else f"{flag.placeholder}"

@@ -18,7 +18,7 @@ from seresnext import __version__
 from seresnext.config import Config
 from seresnext.console import own_messages
 from seresnext.errors import UserError
-from seresnext.evaluate import evaluate_folder
+from seresnext.evaluate import EvaluateOptions, evaluate_folder
 from seresnext.exporters import images as export_images
 from seresnext.exporters import int8
 from seresnext.exporters import onnx as onnx_export
@@ -85,8 +85,10 @@ def test_an_export_is_as_accurate_as_the_run(run: Path, tmp_path: Path, format: 
     source = hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
     assert runtime.artifact.source_sha256 == source
     assert runtime.artifact.version == __version__
-    by_artifact = evaluate_folder(runtime, run / "data", batch_size=4)
-    by_engine = evaluate_folder(create_runtime(run, device="cpu"), run / "data", batch_size=4)
+    by_artifact = evaluate_folder(runtime, run / "data", EvaluateOptions(batch_size=4))
+    by_engine = evaluate_folder(
+        create_runtime(run, device="cpu"), run / "data", EvaluateOptions(batch_size=4)
+    )
     assert by_artifact.top1 == by_engine.top1 == result.artifact_metrics.top1
     assert by_artifact.loss == pytest.approx(by_engine.loss, rel=1e-5)
 

@@ -251,7 +251,7 @@ def test_records_survive_strict_json(tmp_path: Path) -> None:
 
 
 def test_metrics_survive_strict_json() -> None:
-    metrics = Metrics(0.5, 1.0, float("nan"), 3, 0, 1.5, ("a.png",))
+    metrics = Metrics(0.5, 1.0, float("nan"), 3, 0, 1.5)
     again = metrics_from(json.loads(to_json(metrics.to_dict()), parse_constant=pytest.fail))
     assert str(again) == str(metrics)
 

@@ -13,7 +13,7 @@ import pytest
 
 from seresnext.data.decode import decode_image
 from seresnext.data.preprocess import preprocess
-from seresnext.evaluate import evaluate_folder
+from seresnext.evaluate import EvaluateOptions, evaluate_folder
 from seresnext.runtimes.base import create_runtime
 from zoo.tiny import Command
 
@@ -63,7 +63,7 @@ def test_the_flow(artifact: Path, tmp_path: Path, digits: Path, command: Command
     assert match
 
     model = create_runtime(artifact, device="cpu")
-    metrics = evaluate_folder(model, digits / "val", batch_size=12)
+    metrics = evaluate_folder(model, digits / "val", EvaluateOptions(batch_size=12))
     assert float(match[1]) == metrics.top1
     for name in names:
         logits = np.fromfile(tmp_path / "result_Files" / f"{name}_0.bin", np.float32)

@@ -14,7 +14,7 @@ import pytest
 from seresnext.config import EngineConfig
 from seresnext.engines.base import create_engine
 from seresnext.errors import UserError
-from seresnext.evaluate import evaluate_folder
+from seresnext.evaluate import EvaluateOptions, evaluate_folder
 from seresnext.model.architecture import architecture, is_buffer
 from seresnext.model.init import init_weights
 from seresnext.model.spec import InputSpec, ModelSpec
@@ -216,7 +216,7 @@ def test_checkpoints_of_the_original(tmp_path: Path, digits: Path, command: Comm
     )
     spec = ModelSpec(ARCH, tuple("0123"), InputSpec(32, interpolation="bilinear"))
     engine = create_engine(spec, weights, EngineConfig(name="torch", device="cpu"))
-    metrics = evaluate_folder(engine, digits / "val", batch_size=5)
+    metrics = evaluate_folder(engine, digits / "val", EvaluateOptions(batch_size=5))
     assert accuracy(done.stdout.rstrip("\n"), "./ours.ckpt") == metrics.top1
     assert done.stderr.startswith("model theirs.ckpt: it has 1000 classes, ")
     done = command(

@@ -18,6 +18,7 @@ from ..flags import flags, print_help, read
 from ..launch.processes import launch
 from ..launch.ranks import rank, rank_output, report_exit, world_size
 from ..machine import usable_cores
+from ..significance import interval_text
 from .options import BadImagePolicy
 
 _MIN_NPROC = 16
@@ -156,7 +157,9 @@ def run(argv: list[str]) -> int:
     if rank() == 0:
         if result.metrics:
             metrics = result.metrics
-            print(f"top-1 {metrics.top1:.2%} on {metrics.images} validation images")
+            interval = interval_text(metrics.top1, metrics.images)
+            within = f" (95 % interval {interval})" if interval else ""
+            print(f"top-1 {metrics.top1:.2%} on {metrics.images} validation images{within}")
         print(f"model: {result.out}/model")
         if (result.out / "report.html").exists():
             print(f"report: {result.out}/report.html")

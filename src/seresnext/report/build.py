@@ -16,6 +16,7 @@ from ..data.preprocess import preprocess
 from ..engines.base import Activations, Engine
 from ..files import replacing
 from ..runtimes.base import Runtime
+from ..significance import accuracy_interval
 from .history import History, different_settings
 from .maps import encode, maps_of, overlay
 from .page import Content, Example, Gates, render
@@ -137,8 +138,10 @@ def numbers(content: Content) -> dict[str, Any]:
         "different_settings": different_settings(content.histories),
     }
     if results := content.results:
+        summary, images = results.summary(), len(results.index)
         figures |= {
-            "result": results.summary(),
+            "result": summary
+            | {f"{n}_interval": accuracy_interval(summary[n], images) for n in ("top1", "top5")},
             "classes": [asdict(score) for score in results.class_scores()],
             "confused": [asdict(pair) for pair in results.confused_pairs(15)],
             "calibration": [asdict(bin) for bin in results.calibration()],

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..significance import interval_text
 from .charts import Axis, Line, Mark, escape, legend, line_chart, matrix_chart, reliability_chart
 from .history import History, different_settings
 from .results import BINS, Results
@@ -164,9 +165,15 @@ def _result(content: Content) -> str:
     results = content.results
     assert results is not None
     figures = results.summary()
+    within = {
+        name: f", 95 %: {text}"
+        if (text := interval_text(figures[name], len(results.index)))
+        else ""
+        for name in ("top1", "top5")
+    }
     tiles = (
-        (f"{figures['top1']:.2%}", "top-1"),
-        (f"{figures['top5']:.2%}", "top-5"),
+        (f"{figures['top1']:.2%}", f"top-1{within['top1']}"),
+        (f"{figures['top5']:.2%}", f"top-5{within['top5']}"),
         (f"{figures['loss']:.4f}", "cross-entropy"),
         (f"{figures['calibration_error']:.2%}", "calibration error"),
         (f"{figures['images']:.0f}", "images"),

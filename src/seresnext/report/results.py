@@ -36,12 +36,16 @@ class Answers:
         self.read = np.zeros(images, np.int64)
 
     def add(self, batch: Batch, logits: NDArray[Any]) -> None:
-        """Take the answers for one batch. logits float32 [B, K]."""
+        """Take the answers for one batch, float32 [B, K]; a row that is not finite is wrong."""
         keep = np.flatnonzero(batch.mask)
         if not len(keep):
             return
-        probabilities = softmax(logits[keep])
-        labels, own = batch.labels[keep], probabilities[np.arange(len(keep)), batch.labels[keep]]
+        logits, labels = logits[keep], batch.labels[keep]
+        broken = ~np.isfinite(logits).all(1)
+        logits[broken] = 0
+        logits[broken, labels[broken]] = -1
+        probabilities = softmax(logits)
+        own = probabilities[np.arange(len(keep)), labels]
         predicted = probabilities.argmax(1)
         index = batch.index[keep]
         self.rows[index] = np.column_stack(

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..significance import accuracy_interval
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -31,25 +33,32 @@ class Metrics:
     unread: int
     """Images that could not be read; in no figure above."""
     images_per_second: float
-    unread_images: tuple[str, ...] = ()
-    """Which images could not be read, where an evaluation of its own asked for them."""
-    data: str = ""
-    """Which images these are, where an evaluation of its own asked for them."""
+
+    def interval(self, accuracy: float) -> tuple[float, float]:
+        """Return the 95 % interval of `top1` or `top5`, 0 to 1, for this number of images.
+
+        >>> metrics = seresnext.load("runs/mine").evaluate("photos")
+        >>> low, high = metrics.interval(metrics.top1)
+        >>> round(low, 2), high
+        (0.61, 1.0)
+        """
+        return accuracy_interval(accuracy, self.images)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON.
+        """Return plain data for JSON, with the intervals of both accuracies.
 
         >>> seresnext.load("runs/mine").evaluate("photos").to_dict()["images"]
         6
         """
-        return asdict(self)
+        intervals = {f"{n}_interval": self.interval(getattr(self, n)) for n in ("top1", "top5")}
+        return asdict(self) | intervals
 
 
 def metrics_from(data: Mapping[str, Any]) -> Metrics:
     """Return the metrics that `Metrics.to_dict` gave; null, as JSON has NaN, is NaN again."""
     names = [field.name for field in fields(Metrics) if field.name in data]
     values: dict[str, Any] = {n: math.nan if data[n] is None else data[n] for n in names}
-    return Metrics(**values | {"unread_images": tuple(data.get("unread_images", ()))})
+    return Metrics(**values)
 
 
 class MetricSums:

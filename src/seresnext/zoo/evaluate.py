@@ -12,7 +12,7 @@ from ..config.recipes import zoo
 from ..data.sources import evaluation_path, open_source
 from ..engines.base import Engine, EngineState, create_engine
 from ..errors import UserError, printable
-from ..evaluate import evaluate_folder
+from ..evaluate import EvaluateOptions, evaluate_folder
 from ..model.spec import ModelSpec
 from ..training.checkpoint import MANIFEST, list_checkpoints, load_checkpoint
 from ..training.metrics import Metrics
@@ -123,9 +123,8 @@ class Evaluator:
                 self.engine.close()
             settings = engine_config(o.device_target, o.device_id, o.engine)
             self.engine = create_engine(spec, loaded.weights, settings)
-        return evaluate_folder(
-            self.engine, self.folder, batch_size=o.batch_size, reading=self.reading
-        )
+        options = EvaluateOptions(batch_size=o.batch_size, reading=self.reading)
+        return evaluate_folder(self.engine, self.folder, options)
 
 
 def spec_of(
