@@ -167,7 +167,10 @@ class TestConfig:
         [
             ({"learning_rate": 1}, "no setting 'learning_rate'; the names are data, "),
             ({"batch_size": 0}, "run.batch_size: expected 1 or more, got 0"),
-            ({"optim": {"rate": 1}}, "optim.rate: no such field; the fields here are lr_per_256"),
+            (
+                {"optim": {"rate": 1}},
+                "optim.rate: no such field; the fields here are name, lr_per_256",
+            ),
             ({"lr": -1.0}, "optim.lr: expected 0 or more, got -1.0"),
             ({"epochs": float("nan")}, "run.duration: expected a number and a unit"),
         ],

@@ -93,6 +93,9 @@ def test_data_never_imports_an_engine() -> None:
         assert {part(n) for n in own} <= OWN_NEUTRAL | {"data"}, f"{path}: {own}"
 
 
+SHARED_BY_ENGINES = ("base", "common", "trained")
+
+
 @pytest.mark.parametrize(
     ("folder", "framework"),
     [("engines/torch", {"torch", "torch_npu"}), ("engines/mindspore", {"mindspore"})],
@@ -103,12 +106,12 @@ def test_engines_import_their_framework_only(folder: str, framework: set[str]) -
         assert foreign <= framework | NEUTRAL, f"{path}: {foreign}"
         neighbours = {n for n in own if part(n) not in OWN_NEUTRAL}
         dotted = folder.replace("/", ".")
-        shared = ("engines.base", "engines.common")
+        shared = tuple(f"engines.{name}" for name in SHARED_BY_ENGINES)
         assert all(n.startswith((dotted, *shared)) for n in neighbours), path
 
 
 def test_what_engines_share_imports_no_framework() -> None:
-    for name in ("base", "common"):
+    for name in SHARED_BY_ENGINES:
         foreign, own = imports(SRC / "engines" / f"{name}.py")
         assert foreign <= NEUTRAL
         assert {part(n) for n in own} <= OWN_NEUTRAL | {"engines"}

@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("torch", reason="one of the two engines")
 pytest.importorskip("seresnext.engines.mindspore.engine", reason="the other engine")
 
-from engines.contract import assert_close
+from engines.contract import assert_close, assert_same_bits
 from engines.networks import CLASSES, optim_and_loss, random_batch, tiny_spec
 from seresnext.batch import Batch
 from seresnext.config import DataConfig, EngineConfig, LossConfig, OptimConfig
@@ -30,9 +30,10 @@ from seresnext.data.sources import open_source
 from seresnext.engines.base import Engine, EngineState, create_engine
 from seresnext.engines.mindspore.network import SEResNeXt as MindSporeNetwork
 from seresnext.engines.torch.network import empty_network
-from seresnext.model.architecture import MODEL_NAMES, architecture, weight_shapes
+from seresnext.model.architecture import MODEL_NAMES, architecture, is_buffer, weight_shapes
 from seresnext.model.init import init_weights
 from seresnext.model.spec import InputSpec, ModelSpec
+from seresnext.model.stages import stage_of, stages_between
 from seresnext.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 perturbed = pytest.mark.parametrize("perturbed", [False, True], ids=["equal", "perturbed"])
@@ -148,11 +149,16 @@ CASES = {
         {
             **{"smoothing_off_target": True, "weight_decay": 0.05, "ema_decay": 0.9},
             **{"focal_gamma": 2.0, "class_weights": (0.5, 1.0, 2.0, 1.5, 1.0)},
+            **{"name": "lamb", "eps": 1e-4, "layer_decay": 0.8, "freeze": "stem"},
         },
         {"max_pool": "same", "drop_path": 0.3, **NO_BIASES},
     ),
-    "plain descent": Case(
-        {"momentum": 0.0, "label_smoothing": 0.0, "kind": "binary", "threshold": 0.3},
+    "frozen": Case(
+        {
+            **{"label_smoothing": 0.0, "kind": "binary", "threshold": 0.3},
+            **{"name": "adamw", "eps": 1e-4, "weight_decay": 0.05},
+            **{"freeze": "stem..layer2", "freeze_bn": True},
+        },
         {"dropout": 0.3},
     ),
 }
@@ -167,9 +173,14 @@ def mixed_batch(seed: int) -> Batch:
 
 
 @pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
-def pair(request: pytest.FixtureRequest) -> tuple[Engine, Engine, EngineState]:
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def pair(case: Case) -> tuple[Engine, Engine, EngineState]:
     """Both engines in one configuration, and their starting state."""
-    case = request.param
     spec = tiny_spec(**case.network)
     weights = random_weights(spec)
     engines = [make(name, spec, weights, *case.settings()) for name in ("torch", "mindspore")]
@@ -177,10 +188,10 @@ def pair(request: pytest.FixtureRequest) -> tuple[Engine, Engine, EngineState]:
 
 
 def assert_same_step(step: int, ours: EngineState, theirs: EngineState) -> None:
-    """Weights and statistics, momentum, averages and counters, each tensor by itself.
+    """Weights and statistics, optimizer slots, averages and counters, each tensor by itself.
 
     An activation that is zero but for rounding may pass a gradient in one engine and not in the
-    other; hence the tolerance of momentum, which after a first step is the gradient. Later steps
+    other; hence the tolerance of the slots, which after a first step are the gradient. Later steps
     no longer start from the same weights.
     """
     weights, gradients = (1e-4, 5e-2) if step == 0 else (5e-3, 2e-1)
@@ -190,7 +201,7 @@ def assert_same_step(step: int, ours: EngineState, theirs: EngineState) -> None:
         found = ours.groups()[group]
         assert list(found) == list(expected)
         if expected:
-            assert_close(found, expected, gradients if "momentum" in group else weights)
+            assert_close(found, expected, gradients if "." in group else weights)
 
 
 LR = 1e-3
@@ -200,6 +211,7 @@ CHANGES = {
     "weight": ("model", "layer2.0.conv2.weight", 0.5),
     "statistic": ("model", "layer1.0.bn2.running_var", 1.0),
     "momentum": ("optimizer.momentum", "layer3.0.conv1.weight", 20.0),
+    "exp_avg": ("optimizer.exp_avg", "layer3.0.conv1.weight", 20.0),
     "average": ("ema", "fc.weight", 0.5),
 }
 """Part of the state, tensor, what is added to one of its values."""
@@ -227,6 +239,29 @@ def test_steps(
             ours = mindspore.fetch(mindspore.train_step(batch, LR))
             assert ours == pytest.approx(theirs, rel=1e-3), step
             assert_same_step(step, mindspore.state_dict(), torch.state_dict())
+
+
+@pytest.mark.parametrize("name", ["torch", "mindspore"])
+def test_bits(case: Case, pair: tuple[Engine, Engine, EngineState], name: str) -> None:
+    """A loaded state goes on to the same bits; what is frozen keeps them, the rest moves."""
+    *engines, start = pair
+    engine = engines[name == "mindspore"]
+    engine.load_state_dict(start)
+    states = []
+    for step in range(3):
+        engine.train_step(mixed_batch(step), LR)
+        states.append(engine.state_dict())
+    engine.load_state_dict(states[0])
+    for step in (1, 2):
+        engine.train_step(mixed_batch(step), LR)
+    assert_same_bits(engine.state_dict(), states[2])
+    frozen = stages_between(case.optim.get("freeze", ""))
+    still = {k for k, v in start.model.items() if v.tobytes() == states[2].model[k].tobytes()}
+    assert still == {
+        k
+        for k in start.model
+        if stage_of(k) in frozen or (is_buffer(k) and case.optim.get("freeze_bn"))
+    }
 
 
 @pytest.mark.parametrize("offset", [0, 1], ids=["equal", "other noise"])

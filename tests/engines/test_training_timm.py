@@ -9,10 +9,16 @@ pytest.importorskip("engines.timm_reference", reason="needs timm")
 
 from timm.data.mixup import mixup_target
 from timm.loss import BinaryCrossEntropy
+from timm.optim import Lamb as TimmLamb
+from timm.optim import param_groups_layer_decay
 
 from engines.losses import random_rows
-from seresnext.config import LossConfig
+from engines.timm_reference import timm_model
+from seresnext.config import LossConfig, OptimConfig
+from seresnext.engines.torch.lamb import Lamb
 from seresnext.engines.torch.loss import RowLoss
+from seresnext.engines.trained import trained_groups
+from seresnext.model.architecture import architecture
 
 
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.2, 0.6])
@@ -27,3 +33,50 @@ def test_binary_cross_entropy(threshold: float | None, smoothing: float) -> None
     mix = torch.full((len(labels),), share)
     ours = RowLoss(loss, 4, torch.device("cpu"))(logits, (labels, labels.flip(0)), mix)
     torch.testing.assert_close(ours.mean(), theirs)
+
+
+def test_lamb() -> None:
+    """Five updates: a kernel that decays, a bias that does not, weights of zeros; and perturbed."""
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(4, 3, 3, 3, generator=generator), torch.zeros(5, 2), torch.randn(7)]
+    for eps, equal in ((1e-6, True), (1e-2, False)):
+        ours, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
+        groups = [
+            [{"params": p[:2], "weight_decay": 0.02}, {"params": p[2:], "weight_decay": 0.0}]
+            for p in (ours, theirs)
+        ]
+        mine = Lamb(groups[0], lr=0.01, betas=(0.9, 0.999), eps=eps, fused=True)
+        for p in ours:
+            moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            mine.state[p] = {"step": torch.zeros(()), **moments}
+        reference = TimmLamb(groups[1], lr=0.01, eps=1e-6, max_grad_norm=None)
+        for _ in range(5):
+            for p, q in zip(ours, theirs, strict=True):
+                p.grad = torch.randn(p.shape, generator=generator)
+                q.grad = p.grad.clone()
+            mine.step()
+            reference.step()
+        close = all(torch.allclose(p, q, rtol=1e-5) for p, q in zip(ours, theirs, strict=True))
+        assert close == equal
+
+
+@pytest.mark.parametrize("name", ["seresnext26_32x4d", "seresnext50d_32x4d"])
+def test_rates_of_layers(name: str) -> None:
+    """timm's layer decay counts blocks as we do."""
+    arch = architecture(name, num_classes=5)
+    optim = OptimConfig(layer_decay=0.7, weight_decay=0.05)
+    ours = {
+        parameter: (group.rate, group.weight_decay)
+        for group in trained_groups(arch, optim)
+        for parameter in group.names
+    }
+    model = timm_model(arch)
+    names = {id(p): n for n, p in model.named_parameters()}
+    theirs = {
+        names[id(p)]: (group["lr_scale"], group["weight_decay"])
+        for group in param_groups_layer_decay(model, 0.05, layer_decay=0.7)
+        for p in group["params"]
+    }
+    assert ours.keys() == theirs.keys()
+    for parameter, expected in theirs.items():
+        assert ours[parameter] == pytest.approx(expected), parameter

@@ -52,6 +52,9 @@ SHORT_NAMES = {
 }
 """Short name -> field, for the fields that change most; `epochs` is a number of epochs."""
 
+MOST_ADAPTIVE = 0.05
+"""Learning rate per 256 images that no run with AdamW or LAMB wants to have."""
+
 Group = Mapping[str, Any]
 
 
@@ -177,6 +180,17 @@ class Config:
             (
                 self.run.ship != "average" or optim.ema_decay > 0,
                 *("run.ship", "best or last without optim.ema_decay, which makes the average"),
+            ),
+            (
+                optim.name == "sgd" or optim.lr is not None or optim.lr_per_256 <= MOST_ADAPTIVE,
+                "optim.lr_per_256",
+                f"{MOST_ADAPTIVE} or less with optim.name {optim.name}, whose rates are smaller "
+                "than SGD's (adamw: --lr 1e-3 or less, lamb: --lr 5e-3 at 2048 images)",
+            ),
+            (
+                not optim.freeze or self.run.pretrained or self.run.resume not in ("auto", "never"),
+                "optim.freeze",
+                "none without --pretrained, because random weights would stay random",
             ),
             (
                 self.loss.threshold is None or self.loss.kind == "binary",

@@ -17,6 +17,7 @@ from ..model.spec import (
     Mean,
     Std,
 )
+from ..model.stages import stages_between
 from ..schema import Count, NonNegative, PositiveInt, Probability, Rate, checked
 from .durations import Duration, OptionalDuration, PositiveDuration
 
@@ -26,6 +27,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
+Beta = Annotated[float, Field(gt=0, lt=1)]
 Alpha = Annotated[float, Field(ge=0, le=1000)]
 
 
@@ -45,6 +47,11 @@ def focal_exponent(gamma: float) -> float:
     if gamma != 0 and not 1 <= gamma <= 10:  # below 1 the gradient is infinite where p is 1
         raise ValueError("0 (off) or 1 to 10")
     return gamma
+
+
+def range_of_stages(text: str) -> str:
+    stages_between(text)
+    return text
 
 
 def size_or_zero(side: int) -> int:
@@ -202,18 +209,34 @@ class LossConfig:
 
 @checked("optim")
 class OptimConfig:
-    """SGD and weight averaging. BN and biases have no weight decay."""
+    """The optimizer, what it trains, and weight averaging. BN and biases have no weight decay."""
 
+    name: Literal["sgd", "adamw", "lamb"] = "sgd"
+    """sgd, adamw (arXiv:1711.05101), or lamb (arXiv:1904.00962), as timm has it."""
     lr_per_256: NonNegative = 0.1
     """Learning rate per 256 images of global batch; scaled linearly (arXiv:1706.02677)."""
     lr: NonNegative | None = None
     """Learning rate at the global batch, not scaled, instead of `lr_per_256`."""
     momentum: Rate = 0.9
-    """SGD momentum: v = momentum * v + g; w = w - lr * v."""
+    """SGD: v = momentum * v + g; w = w - lr * v."""
     nesterov: bool = False
-    """Nesterov momentum: w = w - lr * (g + momentum * v)."""
+    """SGD: w = w - lr * (g + momentum * v)."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """AdamW and LAMB: decay of the averages of the gradient and of its square."""
+    eps: Positive = 1e-8
+    """AdamW and LAMB: added to the root of the average square."""
     weight_decay: NonNegative = 1e-4
-    """L2 penalty on kernels and matrices, added to the gradient."""
+    """Of kernels and matrices. SGD: added to the gradient (times the weight); AdamW: the weight
+    shrinks by lr times it; LAMB: added to the update before its norm is taken."""
+    layer_decay: Share = 1.0
+    """Each block's learning rate is this times the next one's: fc has the full rate, the last block
+    `layer_decay` of it, the one before its square. 1 is off."""
+    freeze: Annotated[str, AfterValidator(range_of_stages)] = ""
+    """Stages that are not trained, BN statistics included: `stem..layer3` or `stem`, of stem
+    and layer1 to layer4; the classifier is always trained. Empty trains all."""
+    freeze_bn: bool = False
+    """All BN layers normalise by their running statistics, which stay as they are; for few images
+    per device."""
     clip_norm: NonNegative = 0.0
     """Scale gradients down to this global L2 norm; 0 is off."""
     accumulate: PositiveInt = 1

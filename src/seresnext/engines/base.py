@@ -25,7 +25,8 @@ class EngineState:
     """Weights and BN running statistics."""
     optimizer: dict[str, Tensors] = field(default_factory=dict)
     """The optimizer's slots by name, each an array per trained parameter. SGD with momentum has
-    the slot `momentum`. Empty before the first update."""
+    the slot `momentum`, AdamW and LAMB have `exp_avg` and `exp_avg_sq`; zeros for frozen
+    parameters. Empty before the first update."""
     ema: Tensors = field(default_factory=dict)
     """Averaged weights and statistics; empty without EMA."""
     scalars: dict[str, float] = field(default_factory=dict)

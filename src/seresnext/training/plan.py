@@ -8,6 +8,7 @@ from ..config import Config
 from ..config.durations import duration_steps, whole_steps
 from ..errors import UserError
 from ..model.architecture import LAST_STRIDE
+from ..model.stages import stages_between
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,12 @@ def _check_batch_norm(config: Config, batch_size: int, world_size: int) -> None:
     pieces = shards // world_size if shards else config.optim.accumulate
     images = batch_size // pieces * (world_size if config.engine.sync_bn else 1)
     side = -(-config.augment.image_size // LAST_STRIDE)
-    if images * side**2 > 1:
+    fixed = config.optim.freeze_bn or "layer4" in stages_between(config.optim.freeze)
+    if images * side**2 > 1 or fixed:
         return
     cut = f", cut into {pieces} pieces," if pieces > 1 else ""
     raise UserError(
         f"run.batch_size: {batch_size} images on each process{cut} leave batch norm one value per "
         f"channel in the last stage at {config.augment.image_size} px; expected "
-        f"{2 * pieces} or more, or --image-size {LAST_STRIDE + 1} or more"
+        f"{2 * pieces} or more, --image-size {LAST_STRIDE + 1} or more, or --optim.freeze-bn"
     )

@@ -125,6 +125,19 @@ def check_resumable(
                 f"{name} was {saved.get(name)!r} in the checkpoint and is {now[name]!r} now; the "
                 "order of the samples depends on it. Use the old value or another --out"
             )
+    if (before := saved.get("optim.name", "sgd")) != now["optim.name"]:
+        raise UserError(
+            f"optim.name was {before!r} in the checkpoint and is {now['optim.name']!r} now, which "
+            "has no use for its state. Use the old value, or begin in another --out, with the "
+            "checkpoint's weights by --pretrained"
+        )
+    before = saved.get("optim.freeze", "")
+    if before != now["optim.freeze"] and now["optim.name"] != "sgd":
+        raise UserError(
+            f"optim.freeze was {before!r} in the checkpoint and is {now['optim.freeze']!r} now; "
+            f"{now['optim.name']} needs averages of the gradient from the first step on. Use the "
+            "old value, or begin in another --out, with the checkpoint's weights by --pretrained"
+        )
     if saved.get("run.batch_size") != now["run.batch_size"] and (
         now["run.batch_size"] * world_size != saved_batch
     ):

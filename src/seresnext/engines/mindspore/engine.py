@@ -20,6 +20,7 @@ from ...model.architecture import check_tensors, weight_shapes
 from ...model.spec import ModelSpec
 from ..base import Activations, EngineState
 from ..common import World, all_sum, check_state, step_metrics
+from ..trained import fixed_statistics
 from .distributed import from_first, gather, join, leave, world_from_environment
 from .loss import Normalise, TrainingLoss
 from .network import Arithmetic, SEResNeXt
@@ -67,6 +68,7 @@ class MindSporeEngine:
             half_batch_norm=engine.fp16_batch_norm,
             bn_ranks=world.size if engine.sync_bn else 1,
             on_cpu=target == "CPU",
+            fixed=fixed_statistics(spec.architecture, optim or OptimConfig()),
         )
         self._network = SEResNeXt(spec.architecture, weights, arithmetic)
         normalise = Normalise(spec.input.mean, spec.input.std)

@@ -26,7 +26,7 @@ _cast, _reshape = P.Cast(), P.Reshape()
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a network computes; it changes outputs by rounding only."""
+    """How a network computes. All but `fixed` changes outputs by rounding only."""
 
     half: ms.Type = ms.float32
     """Type of convolutions and matrix products: float32, float16, bfloat16."""
@@ -36,6 +36,8 @@ class Arithmetic:
     """Above 1, BN takes its batch statistics over this many ranks."""
     on_cpu: bool = True
     """Train with the operators that are fast there: see pointwise.py."""
+    fixed: frozenset[str] = frozenset()
+    """BN statistics that training neither uses the batch for nor changes."""
 
 
 class SEResNeXt(nn.Cell):
@@ -168,6 +170,7 @@ class ConvBN(nn.Cell):
         stride: int,
         groups: int,
         arithmetic: Arithmetic,
+        fixed: bool,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.half = arithmetic.half
@@ -179,6 +182,7 @@ class ConvBN(nn.Cell):
         self.training_conv = self.conv
         if arithmetic.on_cpu and kernel == 1 and weight.size >= LARGE:
             self.training_conv = Pointwise(weight, stride)
+        self.fixed = fixed
         self.normalise = P.BatchNorm(is_training=False, epsilon=BN_EPS)
         # The statistics take the unbiased variance of the batch, as in torch.
         self.normalise_batch = P.BatchNorm(is_training=True, epsilon=BN_EPS, momentum=BN_MOMENTUM)
@@ -187,7 +191,7 @@ class ConvBN(nn.Cell):
 
     def construct(self, x, training):  # type: ignore[no-untyped-def]
         conv = self.training_conv if training else self.conv
-        bn = self.normalise_batch if training else self.normalise
+        bn = self.normalise_batch if training and not self.fixed else self.normalise
         x = _cast(conv(x, _cast(self.weight, self.half)), self.bn_type)
         return _cast(bn(x, self.gamma, self.beta, self.mean, self.variance)[0], self.half)
 
@@ -238,6 +242,7 @@ class Layers:
             stride,
             groups,
             self.arithmetic,
+            f"{bn}.running_mean" in self.arithmetic.fixed,
         )
 
     def linear(self, name: str) -> Linear:

@@ -1,4 +1,4 @@
-"""One update of the weights, decided and made in the graph: SGD, clipping, loss scale, EMA.
+"""One update of the weights, decided and made in the graph: rule, clipping, loss scale, EMA.
 
 Operations on every tensor are mapped over tuples: MindSpore compiles a loop three to ten times as
 slowly.
@@ -11,51 +11,15 @@ from typing import Any
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
-from mindspore.ops import operations as P
 from numpy.typing import NDArray
 
 from ...config import EngineConfig, OptimConfig
-from ...model.architecture import decays
 from ..common import FIRST_LOSS_SCALE, LOSS_SCALE_GROWTH_STEPS
 from .network import SEResNeXt
-from .parameters import clear_arrays, load_arrays, to_arrays, zeros
+from .parameters import clear_arrays, load_arrays, to_arrays
+from .reductions import squares_by_row, sums_by_row
+from .rules import create_rule
 from .statistics import Statistics
-
-
-class Sgd(nn.Cell):
-    """SGD as PyTorch's: g += decay * w; v = momentum * v + g; w -= lr * v."""
-
-    def __init__(self, trained: list[Parameter], optim: OptimConfig) -> None:
-        super().__init__(auto_prefix=False)
-        momentum = {p.name: zeros(f"momentum.{p.name}", p.shape) for p in trained}
-        self.slots = {"momentum": momentum} if optim.momentum else {}
-        # Kernels and matrices, which decay, first; then BN and biases.
-        kernels = [p for p in trained if decays(p.shape)]
-        self.kernels = len(kernels)
-        self.weights = (*kernels, *(p for p in trained if not decays(p.shape)))
-        self.velocities = tuple(momentum[p.name] for p in self.weights)
-        self.weight_decay = optim.weight_decay
-        self.mu = Tensor(optim.momentum, ms.float32)
-        self.descend = _nesterov if optim.nesterov else _plain
-        self.map = ops.HyperMap()
-
-    def construct(self, gradients, lr):  # type: ignore[no-untyped-def]
-        """Move `weights` by `gradients`, a tuple in the same order."""
-        n = self.kernels
-        if self.weight_decay > 0:
-            add = ops.partial(_add_scaled, self.weight_decay)
-            gradients = self.map(add, gradients[:n], self.weights[:n]) + gradients[n:]
-        descend = ops.partial(self.descend, lr, self.mu)
-        self.map(descend, self.weights, self.velocities, gradients)
-
-
-def create_rule(trained: list[Parameter], optim: OptimConfig) -> Sgd:
-    """Return the configured update rule; another optimizer is another cell here.
-
-    A rule has `weights`, the trained parameters in the order of its gradients, and `slots`: name in
-    `EngineState.optimizer` -> parameter by weight. Slots of zeros must be equivalent to none.
-    """
-    return Sgd(trained, optim)
 
 
 class Optimizer(nn.Cell):
@@ -76,7 +40,7 @@ class Optimizer(nn.Cell):
         super().__init__(auto_prefix=False)
         self.statistics = Statistics(network)
         self.sources = tuple(network.tensors.values())
-        self.rule = create_rule([p for p in self.sources if p.requires_grad], optim)
+        self.rule = create_rule(network, optim)
         self.averages = tuple(average.tensors.values()) if average is not None else ()
         self.ema_decay, self.clip_norm = optim.ema_decay, optim.clip_norm
 
@@ -100,19 +64,19 @@ class Optimizer(nn.Cell):
         norm = ops.zeros((), ms.float32)
         factor = 1 / self.loss_scale
         if self.clip_norm > 0:
-            squares = self.map(_squares_by_row, gradients)
+            squares = self.map(squares_by_row, gradients)
             norm = ops.sqrt(ops.concat(squares).sum()) / self.loss_scale
             finite = ops.isfinite(norm)
             factor = factor * ops.minimum(self.clip_norm / norm, 1.0)
         else:
             # Any sum does: it is finite exactly when no term is infinite or not a number.
-            finite = ops.isfinite(ops.concat(self.map(_sums_by_row, gradients)).sum())
+            finite = ops.isfinite(ops.concat(self.map(sums_by_row, gradients)).sum())
         finite = ops.logical_and(finite, ops.isfinite(loss))
         if finite:
             if self.scaled or self.clip_norm > 0:
                 gradients = self.map(ops.partial(_multiply, factor), gradients)
-            self.rule(gradients, lr)
             ops.assign_add(self.updates, 1)
+            self.rule(gradients, lr, self.updates.astype(ms.float32))
             self.statistics.keep()
             self.move_averages()
         else:
@@ -163,39 +127,9 @@ class Optimizer(nn.Cell):
                 clear_arrays(tensors)
 
 
-_product = P.MatMul()
-_reshape = P.Reshape()
-_apply_momentum = P.ApplyMomentum()
-_gradient_descent = P.ApplyGradientDescent()
-
-
-def _plain(lr, mu, weight, velocity, gradient):  # type: ignore[no-untyped-def]
-    return _apply_momentum(weight, velocity, lr, gradient, mu)
-
-
-def _nesterov(lr, mu, weight, velocity, gradient):  # type: ignore[no-untyped-def]
-    """w -= lr * (g + mu * v). ApplyMomentum's own Nesterov is ignored by its CPU kernel (2.10)."""
-    _apply_momentum(weight, velocity, lr * mu, gradient, mu)
-    return _gradient_descent(weight, lr, gradient)
-
-
 def _multiply(factor, tensor):  # type: ignore[no-untyped-def]
     return tensor * factor
 
 
-def _add_scaled(scale, tensor, other):  # type: ignore[no-untyped-def]
-    return tensor + other * scale
-
-
 def _move(share, average, source):  # type: ignore[no-untyped-def]
     return ops.assign(average, ops.lerp(average, source, share))
-
-
-def _sums_by_row(tensor):  # type: ignore[no-untyped-def]
-    """[n, ...] -> [n]. By a matrix product: see reductions.py."""
-    rows = _reshape(tensor, (tensor.shape[0], -1))
-    return _reshape(_product(rows, ops.ones((rows.shape[1], 1), rows.dtype)), (-1,))
-
-
-def _squares_by_row(tensor):  # type: ignore[no-untyped-def]
-    return _sums_by_row(ops.square(tensor))

@@ -116,7 +116,8 @@ def _step_functions(loss: TrainingLoss, optimizer: Optimizer, world: World) -> t
         if ranks > 1:
             gradients = reduce_gradients(gradients)
             reduced = all_reduce((*statistics.present, sums))
-            statistics.load(over_tensors(ops.partial(_divide, ranks), reduced[:-1]))
+            if len(statistics.present) > 0:
+                statistics.load(over_tensors(ops.partial(_divide, ranks), reduced[:-1]))
             sums = reduced[-1]
         finite, norm = optimizer(gradients, sums[0], lr)
         return ops.stack([sums[0], rows, sums[1], norm, finite.astype(ms.float32)])

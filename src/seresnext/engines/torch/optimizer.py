@@ -1,4 +1,4 @@
-"""One update of the weights: SGD, clipping, loss scale, averaging; the host never waits for it."""
+"""One update of the weights: rule, clipping, loss scale, averaging; the host never waits for it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...config import EngineConfig, OptimConfig
-from ...model.architecture import decays
 from ..common import FIRST_LOSS_SCALE, LOSS_SCALE_GROWTH_STEPS
+from ..trained import trained_groups
 from .flat import Flat, NetworkTensors
+from .lamb import Lamb
+from .network import SEResNeXt
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How weights follow gradients: an optimizer of `torch.optim` that has a fused kernel."""
+    """How weights follow gradients: an optimizer that can be told on the device to do nothing, as
+    those of `torch.optim` with a fused kernel."""
 
     create: Callable[..., torch.optim.Optimizer]
     """Called with parameter groups, `lr` and `fused`."""
@@ -30,13 +33,12 @@ class Rule:
 
 def create_rule(optim: OptimConfig) -> Rule:
     """Return the configured rule; another optimizer is another branch here."""
-    sgd = partial(
-        torch.optim.SGD,
-        momentum=optim.momentum,
-        nesterov=optim.nesterov,
-        weight_decay=optim.weight_decay,
-    )
-    return Rule(sgd, {"momentum": "momentum_buffer"} if optim.momentum else {})
+    if optim.name == "sgd":
+        sgd = partial(torch.optim.SGD, momentum=optim.momentum, nesterov=optim.nesterov)
+        return Rule(sgd, {"momentum": "momentum_buffer"} if optim.momentum else {})
+    adaptive = torch.optim.AdamW if optim.name == "adamw" else Lamb
+    moments = {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
+    return Rule(partial(adaptive, betas=optim.betas, eps=optim.eps), moments)
 
 
 class Optimizer:
@@ -49,11 +51,15 @@ class Optimizer:
     def __init__(
         self,
         weights: Flat,
-        parameters: Mapping[str, nn.Parameter],
+        network: SEResNeXt,
         optim: OptimConfig,
         engine: EngineConfig,
     ) -> None:
-        self.parameters, self.clip_norm = parameters, optim.clip_norm
+        self.groups, self.clip_norm = trained_groups(network.arch, optim), optim.clip_norm
+        trained = {name for group in self.groups for name in group.names}
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in trained)
+        self.parameters = {n: p for n, p in network.named_parameters() if p.requires_grad}
         self.rule = create_rule(optim)
         self.slots = {slot: weights.like() for slot in self.rule.slots}
         self.updates = torch.zeros((), dtype=torch.int64, device=weights.device)
@@ -68,17 +74,21 @@ class Optimizer:
         """Choose between the kernel that reads and writes each tensor once, and can be told on
         the device to do nothing, and plain operations, for which the host waits to know."""
         self.fused = fused
-        parameters = self.parameters.values()
         groups = [
-            {"params": [p for p in parameters if decays(p.shape)]},
-            {"params": [p for p in parameters if not decays(p.shape)], "weight_decay": 0.0},
+            {
+                "params": [self.parameters[name] for name in group.names],
+                "weight_decay": group.weight_decay,
+                "rate": group.rate,
+            }
+            for group in self.groups
         ]
         self.inner = self.rule.create(groups, lr=0.0, fused=fused)
         # From zeros v = momentum * 0 + g, which is also what SGD's first step does; but its own
         # first step would leave v undefined if it were told to do nothing.
-        for slot, key in self.rule.slots.items():
-            for name, parameter in self.parameters.items():
-                self.inner.state[parameter][key] = self.slots[slot].views[name]
+        for name, parameter in self.parameters.items():
+            state = {key: self.slots[slot].views[name] for slot, key in self.rule.slots.items()}
+            state["step"] = torch.zeros((), device=parameter.device)  # SGD does not use it
+            self.inner.state[parameter].update(state)
 
     def step(self, lr: float, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Update from the parameters' `.grad`, which is multiplied by `loss_scale`.
@@ -93,7 +103,7 @@ class Optimizer:
         if self.clip_norm:
             divisor = self.loss_scale / (self.clip_norm / norm).clamp(max=1.0)
         for group in self.inner.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate"]
         if self.fused:
             self.inner.grad_scale = divisor  # type: ignore[attr-defined]
             self.inner.found_inf = (~finite).float()  # type: ignore[attr-defined]
@@ -132,6 +142,8 @@ class Optimizer:
         if self.dynamic and "loss_scale" in scalars:
             self.loss_scale.fill_(scalars["loss_scale"])
             self.good_steps.fill_(int(scalars["good_steps"]))
+        for state in self.inner.state.values():
+            state["step"].copy_(self.updates)
         for slot, flat in self.slots.items():
             flat.buffer.zero_()
             if slot in slots:

@@ -15,10 +15,12 @@ from ...config import OptimConfig
 from ...errors import UserError
 from ...model.noise import draw_noise
 from ..base import EngineState
+from ..trained import fixed_statistics
 from .devices import Setup, Upload
 from .distributed import all_reduce
-from .flat import NetworkTensors
+from .flat import Flat, NetworkTensors
 from .loss import TrainingLoss
+from .network import SEResNeXt
 from .optimizer import Average, Optimizer
 from .shards import Shards
 
@@ -40,8 +42,8 @@ class TrainingStep:
         self.arch = loss.network.arch
         self.tensors, self.world = tensors, setup.world
         self.upload = Upload(setup.device)
-        parameters = dict(loss.network.named_parameters())
-        self.optimizer = Optimizer(tensors.weights, parameters, optim, setup.config)
+        self.optimizer = Optimizer(tensors.weights, loss.network, optim, setup.config)
+        self.fixed = FixedStatistics(loss.network, tensors.statistics, optim)
         self.average = Average(tensors, optim.ema_decay) if optim.ema_decay else None
         if setup.config.compile:
             loss.compile(dynamic=False)
@@ -64,6 +66,7 @@ class TrainingStep:
         """Make one update. Returns [loss sum, rows, correct rows, gradient norm, finite] over the
         global batch, float32 on the device."""
         self.loss.train()
+        self.fixed.evaluate()
         rows = self.upload({"mask": batch.mask})["mask"].sum(dtype=torch.float32)
         rows = all_reduce(rows, self.world)
         factor = self.optimizer.loss_scale / rows.clamp(min=1)
@@ -74,7 +77,7 @@ class TrainingStep:
         else:
             sums = self._reduce(self._backward(batch, factor))
         finite, norm = self.optimizer.step(lr, sums[0])
-        torch.where(finite, statistics, before, out=statistics)
+        torch.where(finite & self.fixed.moving, statistics, before, out=statistics)
         if self.average is not None:
             self.average.update(self.optimizer.updates, finite)
         return torch.stack([sums[0], rows, sums[1], norm, finite.float()])
@@ -139,6 +142,25 @@ class TrainingStep:
             self.average.restart()
             if state.ema:
                 self.average.tensors.load(state.ema)
+
+
+class FixedStatistics:
+    """BN layers that normalise by their running statistics in training, too."""
+
+    def __init__(self, network: SEResNeXt, statistics: Flat, optim: OptimConfig) -> None:
+        fixed = fixed_statistics(network.arch, optim)
+        layers = {name.rpartition(".")[0] for name in fixed}
+        self.layers = [network.get_submodule(name) for name in layers]
+        moving = statistics.like()
+        for name, view in moving.views.items():
+            view.fill_(name not in fixed)
+        self.moving = moving.buffer > 0
+        """True in the buffer of statistics where training changes them."""
+
+    def evaluate(self) -> None:
+        """Put the layers into evaluation mode, after the network was put into training mode."""
+        for layer in self.layers:
+            layer.eval()
 
 
 def shards_per_rank(shards: int, world: int) -> int:
