@@ -133,7 +133,9 @@ class TestPredict:
 
 
 class TestLoad:
-    def test_what_is_written_is_loaded(self, workspace: Path) -> None:
+    def test_what_is_written_is_loaded(
+        self, workspace: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """Run, model folder, checkpoint, timm's weights, ONNX: the same answers."""
         seresnext.convert("runs/mine", "timm.safetensors")
         seresnext.export("runs/mine", "again.onnx", data="photos")
@@ -143,7 +145,13 @@ class TestLoad:
         for path in ("runs/mine/model", newest, "again.onnx"):
             logits = seresnext.load(path).logits(pixels)
             np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+        caplog.clear()
         theirs = seresnext.load("timm.safetensors")
+        (inputs, names) = (record.getMessage() for record in caplog.records)
+        assert inputs.startswith(
+            "timm.safetensors: assumed input: 224 px, crop ratio 0.875, bicubic"
+        )
+        assert names == "timm.safetensors: no class names came with the weights; they are numbered"
         assert theirs.class_names == ("0", "1"), "timm's file has no class names"
         np.testing.assert_allclose(theirs.runtime.predict(pixels), expected, rtol=1e-4, atol=1e-5)
 

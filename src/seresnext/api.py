@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from .training.metrics import Metrics
 from .weights.hub import local_copy
 from .weights.load import load_weights, model_spec
 
+_log = logging.getLogger(__name__)
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 """Files with these endings hold weights; others are artifacts, which runtimes open."""
 
@@ -236,7 +238,11 @@ def load(
     if not path.is_dir() and path.suffix not in _WEIGHTS:
         return Model(create_runtime(path, device=device, engine=engine, threads=threads), path)
     loaded = load_weights(path)
-    spec, _ = model_spec(loaded)
+    spec, assumed = model_spec(loaded)
+    for note in loaded.notes:
+        _log.info("%s: %s", path.name, note)
+    for note in assumed:
+        _log.warning("%s: %s", path.name, note)
     settings = EngineConfig(name=engine, device=device, threads=threads)
     return Model(create_engine(spec, loaded.weights, settings), path)
 

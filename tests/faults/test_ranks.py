@@ -226,10 +226,10 @@ def test_bad_steps_name_the_samples_of_all_ranks(images: Path, tmp_path: Path) -
 
 @pytest.mark.timing
 def test_soak(tmp_path: Path) -> None:
-    """The demo's digits on two ranks, killed 20 times at random, against an undisturbed run."""
+    """The demo's digits on two ranks, killed 10 times at random, against an undisturbed run."""
     chance = random.Random(6)
     run_cli("data", "demo", "--out", tmp_path / "digits")
-    kills, steps = 20, 700
+    kills, steps = 10, 400
 
     def arguments(out: Path) -> list[str]:
         more = ("--run.save-every", "10 steps", "--run.log-every", "10 steps", "--run.eval-every")
