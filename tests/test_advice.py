@@ -19,8 +19,9 @@ from seresnext.config.typed import config_flags
 
 SRC = Path(__file__).parents[1] / "src" / "seresnext"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
-READING = "train evaluate predict export report explain"
+READING = "train evaluate predict export report explain average"
 MESSAGES = {
+    "average.py": "average",
     "bench.py": "bench",
     "cli/options.py": "bench data",
     "config/": "train",
@@ -28,7 +29,7 @@ MESSAGES = {
     "data/inspection.py": "data",
     "data/pack.py": "data",
     "data/decode.py": READING,
-    "data/loader.py": "train evaluate report",  # export leaves bad images out
+    "data/loader.py": "train evaluate report average",  # export leaves bad images out
     "data/sources/folder.py image_folder": "train",
     "data/sources/folder.py": READING,
     "data/sources/shards.py opened": "train",

@@ -17,6 +17,7 @@ VERBS = {
     "explain": "pictures of where the network sees a class",
     "export": "write an artifact for ONNX, OpenVINO, MindIR, AIR or torch, and compare it",
     "convert": "translate weights of timm, mindcv and the original zoo",
+    "average": "the average of a run's checkpoints, or of runs from the same weights",
     "serve": "answer predictions over HTTP",
     "bench": "latency and throughput of artifacts side by side, and of the server",
     "data": "check images, pack them into tar shards, make the demo data set",

@@ -14,7 +14,16 @@ from ...errors import UserError
 from .base import Sample, Source, Subset
 from .folder import image_files, image_list
 from .kinds import FOLDER, kind_of
-from .splits import Part, all_parts, divided, evaluation_part, refuse_inside, settled, split_parts
+from .splits import (
+    Part,
+    all_parts,
+    divided,
+    evaluation_part,
+    refuse_inside,
+    settled,
+    split_parts,
+    training_part,
+)
 
 __all__ = [
     "Part",
@@ -33,6 +42,7 @@ __all__ = [
     "refuse_inside",
     "settled",
     "split_parts",
+    "training_part",
 ]
 
 

@@ -98,6 +98,14 @@ def evaluation_part(path: Path, data: DataConfig | None = None) -> Part:
     return _split(path, HELD_OUT) or Part(path)
 
 
+def training_part(path: Path, data: DataConfig) -> Part:
+    """Return the images of `path` to train on: `path`/train, else all of `path`, without those that
+    `data` (a run's) held out of it."""
+    if data.val_share and _same(path, data.train or data.root):
+        return split_parts(data)[0]
+    return _split(path, ("train",)) or Part(path)
+
+
 def refuse_inside(out: Path, data: DataConfig) -> None:
     """Raise UserError for a run folder inside the images, which would be taken for one of them."""
     for folder in (data.root, data.train, data.val):
