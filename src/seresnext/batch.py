@@ -44,6 +44,9 @@ class Batch:
     seed: int = 0
     """Seed of this step's noise (stochastic depth, dropout), drawn from (run seed, step)."""
 
+    teacher: NDArray[np.float32] | None = None
+    """float32 [B, K], the logits of `loss.teacher` for `images`; None without one."""
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -51,12 +54,13 @@ class Batch:
         """Cut into `parts` equal pieces, in order. `B` must divide by `parts`."""
         size = len(self) // parts
         assert size * parts == len(self), f"a batch of {len(self)} does not divide by {parts}"
-        names = ("images", "labels", "mixed_labels", "mix", "mask", "index")
+        names = ("images", "labels", "mixed_labels", "mix", "mask", "index", "teacher")
+        arrays = {n: array for n in names if (array := getattr(self, n)) is not None}
         return [
             replace(
                 self,
                 seed=self.seed + k,
-                **{n: getattr(self, n)[k * size : (k + 1) * size] for n in names},
+                **{n: array[k * size : (k + 1) * size] for n, array in arrays.items()},
             )
             for k in range(parts)
         ]

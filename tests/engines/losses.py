@@ -42,6 +42,17 @@ def random_rows(rows: int = 12, classes: int = 4) -> Rows:
     return Rows(logits, labels, mixed_labels, mix)
 
 
+def expected_distillation(
+    logits: np.ndarray, teacher: np.ndarray, temperature: float
+) -> np.ndarray:
+    """T^2 KL(teacher, student) of each row (arXiv:1503.02531), float64."""
+    log_p, log_q = (
+        x - np.logaddexp.reduce(x, axis=1, keepdims=True)
+        for x in (np.float64(teacher) / temperature, np.float64(logits) / temperature)
+    )
+    return temperature**2 * (np.exp(log_p) * (log_p - log_q)).sum(1)
+
+
 def expected_losses(rows: Rows, loss: LossConfig) -> np.ndarray:
     """The loss of each row: arXiv:1512.00567 (smoothing), 1708.02002 (focal), 2110.00476 (binary
     targets), float64."""

@@ -20,7 +20,7 @@ pytest.importorskip("seresnext.engines.mindspore.engine", reason="needs MindSpor
 import mindspore as ms
 
 from engines.contract import EngineContract, assert_close
-from engines.losses import CASES, expected_losses, random_rows
+from engines.losses import CASES, expected_distillation, expected_losses, random_rows
 from engines.networks import optim_and_loss, random_batch, tiny_spec
 from seresnext.config import EngineConfig, LossConfig, OptimConfig
 from seresnext.engines.base import Engine
@@ -207,6 +207,16 @@ def test_losses_of_rows(options: dict[str, Any]) -> None:
     np.testing.assert_allclose(ours, expected_losses(rows, loss), rtol=1e-5, atol=1e-5)
     gradient = ms.grad(lambda *tensors: function.row_losses(*tensors).sum())(*tensors)
     assert np.isfinite(gradient.asnumpy()).all()
+
+
+def test_distillation() -> None:
+    logits = random_rows().logits
+    teacher = np.roll(logits, 1, axis=0)
+    network = SimpleNamespace(arch=SimpleNamespace(num_classes=logits.shape[1]))
+    function = TrainingLoss(network, None, LossConfig(teacher="x", temperature=4.0))
+    ours = function.distillation(ms.Tensor(logits), ms.Tensor(teacher)).asnumpy()
+    expected = expected_distillation(logits, teacher, 4.0)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 # Sums --------------------------------------------------------------------------------------

@@ -142,7 +142,10 @@ NOISE = {"drop_path": 0.3, "dropout": 0.3}
 CASES = {
     "default": Case({}, {}),
     "pieces": Case(
-        {"accumulate": 2, "clip_norm": 0.5, "nesterov": True, "ema_decay": 0.9, "momentum": 0.8},
+        {
+            **{"accumulate": 2, "clip_norm": 0.5, "nesterov": True, "ema_decay": 0.9},
+            **{"momentum": 0.8, "teacher": "x", "teacher_share": 0.7, "temperature": 2.0},
+        },
         {"stem": "deep", "downsample": "avg", **NOISE},
     ),
     "off target": Case(
@@ -164,12 +167,18 @@ CASES = {
 }
 
 
-def mixed_batch(seed: int) -> Batch:
-    """Blended labels and rows without an image."""
-    batch = random_batch(16, seed)
-    mix = np.random.default_rng(seed).uniform(0.2, 1, 16).astype(np.float32)
+def mixed_batch(seed: int, case: Case) -> Batch:
+    """Blended labels and rows without an image; a teacher's answers where the case has one."""
+    batch, rng = random_batch(16, seed), np.random.default_rng(seed)
+    mix = rng.uniform(0.2, 1, 16).astype(np.float32)
     batch.mask[[1, 6, 15]] = False
-    return replace(batch, mixed_labels=np.roll(batch.labels, 1), mix=mix)
+    teacher = rng.normal(0, 2, (16, CLASSES)).astype(np.float32)
+    return replace(
+        batch,
+        mixed_labels=np.roll(batch.labels, 1),
+        mix=mix,
+        teacher=teacher if "teacher" in case.optim else None,
+    )
 
 
 @pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
@@ -219,7 +228,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_steps(
-    pair: tuple[Engine, Engine, EngineState], change: tuple[str, str, float] | None
+    case: Case, pair: tuple[Engine, Engine, EngineState], change: tuple[str, str, float] | None
 ) -> None:
     """Three updates from the same state on the same batches; a change is made after the first."""
     torch, mindspore, start = pair
@@ -234,7 +243,7 @@ def test_steps(
                     pytest.skip(f"this case has no {part}")
                 state.groups()[part][name].flat[3] += amount
                 mindspore.load_state_dict(state)
-            batch = mixed_batch(step)
+            batch = mixed_batch(step, case)
             theirs = torch.fetch(torch.train_step(batch, LR))
             ours = mindspore.fetch(mindspore.train_step(batch, LR))
             assert ours == pytest.approx(theirs, rel=1e-3), step
@@ -249,11 +258,11 @@ def test_bits(case: Case, pair: tuple[Engine, Engine, EngineState], name: str) -
     engine.load_state_dict(start)
     states = []
     for step in range(3):
-        engine.train_step(mixed_batch(step), LR)
+        engine.train_step(mixed_batch(step, case), LR)
         states.append(engine.state_dict())
     engine.load_state_dict(states[0])
     for step in (1, 2):
-        engine.train_step(mixed_batch(step), LR)
+        engine.train_step(mixed_batch(step, case), LR)
     assert_same_bits(engine.state_dict(), states[2])
     frozen = stages_between(case.optim.get("freeze", ""))
     still = {k for k, v in start.model.items() if v.tobytes() == states[2].model[k].tobytes()}
@@ -265,7 +274,9 @@ def test_bits(case: Case, pair: tuple[Engine, Engine, EngineState], name: str) -
 
 
 @pytest.mark.parametrize("offset", [0, 1], ids=["equal", "other noise"])
-def test_noise_is_the_same(pair: tuple[Engine, Engine, EngineState], offset: int) -> None:
+def test_noise_is_the_same(
+    case: Case, pair: tuple[Engine, Engine, EngineState], offset: int
+) -> None:
     """Stochastic depth and dropout come from the seed of the batch alone, piece by piece."""
     torch, mindspore, start = pair
     if not NOISE.keys() & {k for k, v in vars(torch.spec.architecture).items() if v}:
@@ -273,7 +284,7 @@ def test_noise_is_the_same(pair: tuple[Engine, Engine, EngineState], offset: int
     losses = []
     for engine, seed in ((torch, 7), (mindspore, 7 + offset)):
         engine.load_state_dict(start)
-        batch = replace(mixed_batch(3), seed=seed)
+        batch = replace(mixed_batch(3, case), seed=seed)
         losses.append(engine.fetch(engine.train_step(batch, 0.0))["loss"])
     with red(offset != 0):
         assert losses[1] == pytest.approx(losses[0], rel=1e-5)

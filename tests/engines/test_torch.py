@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from engines.contract import EngineContract
-from engines.losses import CASES, Rows, expected_losses, random_rows
+from engines.losses import CASES, Rows, expected_distillation, expected_losses, random_rows
 from engines.networks import optim_and_loss, random_batch, tiny_spec
 from seresnext.config import EngineConfig, LossConfig, OptimConfig
 from seresnext.engines.base import Engine
@@ -20,7 +20,7 @@ from seresnext.engines.torch import optimizer
 from seresnext.engines.torch.devices import resolve_device
 from seresnext.engines.torch.engine import TorchEngine
 from seresnext.engines.torch.flat import Flat
-from seresnext.engines.torch.loss import Normalise, RowLoss
+from seresnext.engines.torch.loss import Normalise, RowLoss, distillation
 from seresnext.engines.torch.network import load_network
 from seresnext.errors import UserError
 from seresnext.model.init import init_weights
@@ -303,6 +303,43 @@ def test_gradients_of_losses(options: dict) -> None:
     if row_loss.weights is not None:
         row_loss.weights = row_loss.weights.double()
     assert torch.autograd.gradcheck(lambda x: row_loss(x, *arguments), usual)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_distillation(temperature: float) -> None:
+    """The paper's formula in float64, and torch's own divergence; of a right answer it is 0."""
+    logits = random_rows().logits
+    teacher = np.roll(logits, 1, axis=0)
+    ours = distillation(*map(torch.tensor, (logits, teacher)), temperature)
+    expected = expected_distillation(logits, teacher, temperature)
+    np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-5, atol=1e-5)
+    wrong = expected_distillation(teacher, logits, temperature)
+    assert not np.allclose(ours.numpy(), wrong, rtol=1e-2)
+    log_p, log_q = (F.log_softmax(torch.tensor(x) / temperature, 1) for x in (teacher, logits))
+    theirs = temperature**2 * F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+    torch.testing.assert_close(ours, theirs)
+    assert distillation(*map(torch.tensor, (logits, logits)), temperature).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_teacher_has_its_share_of_the_loss(share: float) -> None:
+    """Of rows with an image; by the logits of `predict`, which frozen statistics give."""
+    chosen = optim_and_loss(
+        {"freeze_bn": True, "teacher": "x", "teacher_share": share, "temperature": 2.0}
+    )
+    spec = tiny_spec()
+    weights = init_weights(spec.architecture, 0)
+    engine = TorchEngine(spec, weights, EngineConfig(device="cpu", threads=1), *chosen)
+    batch = random_batch(8)
+    teacher = np.random.default_rng(0).normal(0, 2, (8, 5)).astype(np.float32)
+    batch = replace(batch, teacher=teacher, mask=np.arange(8) < 6)
+    logits = engine.predict(batch.images)
+    found = engine.fetch(engine.train_step(batch, 0.0))["loss"]
+    hard = expected_losses(Rows(logits, batch.labels, batch.labels, batch.mix), chosen[1])
+    soft = expected_distillation(logits, teacher, 2.0)
+    expected = ((1 - share) * hard + share * soft)[:6].mean()
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found != pytest.approx(hard[:6].mean(), rel=1e-2)
 
 
 def test_flat_layout() -> None:

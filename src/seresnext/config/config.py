@@ -197,6 +197,14 @@ class Config:
                 *("loss.threshold", "none without --loss.kind binary, whose targets it makes"),
             ),
             (
+                bool(self.loss.teacher) or self.loss.teacher_share == LossConfig().teacher_share,
+                *("loss.teacher_share", "none without --loss.teacher"),
+            ),
+            (
+                bool(self.loss.teacher) or self.loss.temperature == 1,
+                *("loss.temperature", "none without --loss.teacher, whose answers it softens"),
+            ),
+            (
                 not self.loss.class_weights or self.loss.class_balance == 0,
                 *("loss.class_balance", "0 beside loss.class_weights, which say the same"),
             ),

@@ -205,6 +205,13 @@ class LossConfig:
     (arXiv:1901.05555), scaled to a mean of 1 over the images. 0 is off, 1 is 1 / n."""
     class_weights: tuple[NonNegative, ...] = ()
     """Weights of the classes, in their order, instead of `class_balance`."""
+    teacher: str = ""
+    """Model whose answers for the same pixels are learnt beside the labels (knowledge distillation,
+    arXiv:1503.02531): run folder, model folder, weights or artifact, with the same classes."""
+    teacher_share: Share = 0.5
+    """Share of the teacher's loss; the labels' has the rest. 1 learns from the teacher alone."""
+    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Logits of both are divided by this; the loss is KL(teacher, student) times its square."""
 
 
 @checked("optim")

@@ -37,6 +37,7 @@ from .saver import Saver
 from .schedule import create_schedule
 from .state import Progress, check_resumable
 from .step_log import StepLog
+from .teacher import open_teacher, taught
 
 
 @contextmanager
@@ -94,6 +95,10 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
         result = earlier_result(folder, progress, plan, config.run.early_stop, engine)
         for remark in remarks:
             reporter.message(f"{'not used' if result else 'warning'}: {remark}")
+        teacher = None
+        if config.loss.teacher and result is None:
+            teacher = open_teacher(config, engine, reporter.message)
+            stack.callback(teacher.close)
         writes = engine.rank == 0 and result is None
         if writes:
             folder.write_config(config)
@@ -111,6 +116,9 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
             progress.step,
         )
         stack.enter_context(closing(batches))
+        if teacher:
+            batches = taught(batches, teacher)
+            stack.enter_context(closing(batches))
         saver = Saver(folder.checkpoints, config.run.keep_checkpoint_max, on_saved)
         stack.callback(saver.wait)
         records = folder.path if writes else None

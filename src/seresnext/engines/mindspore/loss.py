@@ -45,16 +45,20 @@ class TrainingLoss(nn.Cell):
         self.gamma = loss.focal_gamma
         self.weighted = len(loss.class_weights) > 0
         self.weights = Tensor(np.array(loss.class_weights or 1.0, np.float32))
+        self.share, self.temperature = loss.teacher_share, loss.temperature
         self.one = Tensor(1.0, ms.float32)
         self.zero = Tensor(0.0, ms.float32)
 
     def construct(  # type: ignore[no-untyped-def]
-        self, images, labels, mixed_labels, mix, mask, drop_path=None, dropout=None
+        self, images, labels, mixed_labels, mix, mask, drop_path=None, dropout=None, teacher=None
     ):
         """Fields of `Batch` and of `draw_noise` -> (loss sum, number of rows whose largest logit is
         the label), both float32 scalars over the rows that carry an image."""
         logits = self.network(self.normalise(images), drop_path, dropout, True)
         rows = self.row_losses(logits, labels, mixed_labels, mix)
+        if teacher is not None:
+            taught = self.distillation(logits, teacher)
+            rows = (1 - self.share) * rows + self.share * taught
         loss = ops.select(mask, rows, ops.zeros_like(rows)).sum()
         correct = ops.logical_and(ops.argmax(logits, 1) == labels, mask)
         return loss, correct.astype(ms.float32).sum()
@@ -70,6 +74,13 @@ class TrainingLoss(nn.Cell):
         if self.binary:
             return self.binary_cross_entropy(logits, target)
         return self.cross_entropy(logits, target)
+
+    def distillation(self, logits, teacher):  # type: ignore[no-untyped-def]
+        """[B, K] -> [B]: T^2 KL(p, q), p the teacher's softmax at temperature T, q the network's
+        (arXiv:1503.02531, section 2)."""
+        log_p = ops.log_softmax(teacher / self.temperature, 1)
+        log_q = ops.log_softmax(logits / self.temperature, 1)
+        return self.temperature**2 * (ops.exp(log_p) * (log_p - log_q)).sum(1)
 
     def cross_entropy(self, logits, target):  # type: ignore[no-untyped-def]
         """[B, K] -> [B]: the sum over classes of -w t (1 - p)^gamma log p, p of the softmax."""

@@ -58,11 +58,12 @@ class TrainingStep:
         return self._update(all_rows, rate)
 
     def _tensors(self, piece: Batch) -> list[Tensor | None]:
-        """Return the arguments of `TrainingLoss`; None for noise that the network does not have."""
+        """Return the arguments of `TrainingLoss`; None for noise and a teacher that a run does not
+        have."""
         noise: dict[str, Any] = draw_noise(self.network.arch, len(piece), piece.seed)
         arrays = (
             *(piece.images, piece.labels, piece.mixed_labels, piece.mix, piece.mask),
-            *(noise.get("drop_path"), noise.get("dropout")),
+            *(noise.get("drop_path"), noise.get("dropout"), piece.teacher),
         )
         return [None if a is None else Tensor(a) for a in arrays]
 

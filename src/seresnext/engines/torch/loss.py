@@ -20,13 +20,28 @@ class RowLoss:
     def __init__(self, loss: LossConfig, classes: int, device: torch.device) -> None:
         self.smoothing = smoothing_coefficients(loss, classes)
         self.threshold, self.gamma = loss.threshold, loss.focal_gamma
+        self.share, self.temperature = loss.teacher_share, loss.temperature
         self.of_target = binary_cross_entropy if loss.kind == "binary" else cross_entropy
         weights = torch.tensor(loss.class_weights, device=device)
         self.weights = weights if len(weights) else None
 
-    def __call__(self, logits: Tensor, labels: tuple[Tensor, Tensor], mix: Tensor) -> Tensor:
+    def __call__(
+        self,
+        logits: Tensor,
+        labels: tuple[Tensor, Tensor],
+        mix: Tensor,
+        teacher: Tensor | None = None,
+    ) -> Tensor:
         """[B, K] -> [B]. A row's target is `mix` on the first label and `1 - mix` on the second,
-        smoothed."""
+        smoothed; with a teacher's logits [B, K] its loss has the share `teacher_share`."""
+        rows = self.of_labels(logits, labels, mix)
+        if teacher is None:
+            return rows
+        taught = distillation(logits, teacher, self.temperature)
+        return (1 - self.share) * rows + self.share * taught
+
+    def of_labels(self, logits: Tensor, labels: tuple[Tensor, Tensor], mix: Tensor) -> Tensor:
+        """The loss without a teacher."""
         classes = torch.arange(logits.shape[1], device=logits.device)
         first, second = (k[:, None] == classes for k in labels)
         target = first * mix[:, None] + second * (1 - mix)[:, None]
@@ -59,6 +74,13 @@ def binary_cross_entropy(
     if gamma:
         present, absent = present * (gamma * log_q).exp(), absent * (gamma * log_p).exp()
     return -(present + absent).mean(1)
+
+
+def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """[B, K] -> [B]: T^2 KL(p, q), p the teacher's softmax at temperature T, q the network's
+    (arXiv:1503.02531, section 2)."""
+    log_p, log_q = (F.log_softmax(x / temperature, 1) for x in (teacher, logits))
+    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(1)
 
 
 class Normalise(nn.Module):
@@ -109,6 +131,7 @@ class TrainingLoss(nn.Module):
         mask: Tensor,
         drop_path: Tensor | None = None,
         dropout: Tensor | None = None,
+        teacher: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Fields of `Batch` and of `draw_noise` -> (loss sum, number of rows whose largest logit is
         the label), both float32 scalars over the rows that carry an image."""
@@ -116,6 +139,6 @@ class TrainingLoss(nn.Module):
         with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
             logits = self.network(self.normalise(images), drop_path, dropout)
         logits = logits.float()
-        rows = self.row_loss(logits, (labels, mixed_labels), mix)
+        rows = self.row_loss(logits, (labels, mixed_labels), mix, teacher)
         correct = (logits.argmax(1) == labels) & mask
         return torch.where(mask, rows, 0.0).sum(), correct.float().sum()

@@ -29,7 +29,7 @@ _BUFFERS_STAY: dict[str, Any] = {
     # BN statistics are averaged over ranks, not sent from rank 0; renamed in PyTorch 2.13.
     next(k for k in ("forward_sync_buffers", "broadcast_buffers") if k in _DDP_OPTIONS): False
 }
-_BATCH_FIELDS = ("images", "labels", "mixed_labels", "mix", "mask")
+_BATCH_FIELDS = ("images", "labels", "mixed_labels", "mix", "mask", "teacher")
 
 
 class TrainingStep:
@@ -119,7 +119,8 @@ class TrainingStep:
         for piece in batch.split(self.parts):
             noise = draw_noise(self.arch, len(piece), piece.seed)
             fields = {name: getattr(piece, name) for name in _BATCH_FIELDS}
-            yield self.upload({**fields, **noise})
+            given = {name: array for name, array in fields.items() if array is not None}
+            yield self.upload({**given, **noise})
 
     # State -------------------------------------------------------------------------------
 
