@@ -356,6 +356,38 @@ def test_another_class_count_gets_a_new_classifier(timm_file: Path) -> None:
     assert notes[-1] == f"the classifier starts anew: 5 classes here, 3 in {timm_file}"
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "rows"),
+    [
+        (("d", "b", "a", "e"), ("a", "b", "c"), {1: 1, 2: 0}),
+        (("c", "a", "b"), ("a", "b", "c"), {0: 2, 1: 0, 2: 1}),  # another order
+        (("a", "b"), ("a", "b", "c"), {0: 0, 1: 1}),
+        (("a", "b", "x"), ("a", "b", "c"), {0: 0, 1: 1}),
+        (("a", "b", "c"), ("a", "b", "c"), None),
+        (("x", "y", "z"), ("a", "b", "c"), None),  # the same classes under other names, perhaps
+        (("x", "y"), ("a", "b", "c"), {}),
+        (("2", "0", "1", "3"), ("0", "1", "2"), {}),  # numbers that convert gave: no names
+    ],
+)
+def test_classes_that_both_have_keep_their_rows(
+    ours: tuple[str, ...], theirs: tuple[str, ...], rows: dict[int, int] | None, tmp_path: Path
+) -> None:
+    """`rows`: class here -> class of the weights; None: the classifier is taken whole."""
+    spec = ModelSpec(SMALL, theirs, InputSpec(64))
+    save_model(tmp_path / "model", spec, WEIGHTS)
+    arch = dataclasses.replace(SMALL, num_classes=len(ours))
+    weights, notes = pretrained_weights(tmp_path / "model", arch, 1, ours)
+    fresh = init_weights(arch, 1)
+    for name in ("fc.weight", "fc.bias"):
+        expected = WEIGHTS[name].copy() if rows is None else fresh[name].copy()
+        for here, there in (rows or {}).items():
+            expected[here] = WEIGHTS[name][there]
+        assert np.array_equal(weights[name], expected), name
+    assert np.array_equal(weights["conv1.weight"], WEIGHTS["conv1.weight"])
+    said = f"keeps {len(rows)} classes" if rows else "starts anew"
+    assert (said in notes[-1]) == (rows is not None)
+
+
 def test_another_network_is_refused_with_the_flags_that_fit(timm_file: Path) -> None:
     for arch, message in (
         (dataclasses.replace(SMALL, layers=(1, 1, 2, 1)), r"add --model seresnext"),

@@ -178,7 +178,7 @@ def start_weights(config: Config, spec: ModelSpec, reporter: Reporter) -> dict[s
     if not config.run.pretrained:
         return init_weights(spec.architecture, config.run.seed)
     weights, notes = pretrained_weights(
-        Path(config.run.pretrained), spec.architecture, config.run.seed
+        Path(config.run.pretrained), spec.architecture, config.run.seed, spec.class_names
     )
     for note in notes:
         reporter.message(note)

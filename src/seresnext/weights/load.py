@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,13 @@ def load_weights(path: str | Path) -> LoadedWeights:
 
 
 def pretrained_weights(
-    path: Path, arch: Architecture, seed: int
+    path: Path, arch: Architecture, seed: int, class_names: Sequence[str] = ()
 ) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """(weights to start `arch` from, notes for the user).
 
-    A classifier for another number of classes is replaced by a new one, initialised from `seed`.
+    Where the weights are for other classes than `class_names`, the classifier is a new one,
+    initialised from `seed`, but for the rows of classes that both have by name. Without a common
+    name, as many classes keep the classifier as it is.
     Biases that only `arch` has start from zero.
     Raises UserError if anything else does not fit, listing names.
     """
@@ -82,14 +84,11 @@ def pretrained_weights(
     notes = [f"starting from {path} ({loaded.layout} layout, {found.name})", *loaded.notes]
     if source != path:
         notes[0] += f", revision {source.name}"
-    if found.num_classes != arch.num_classes:
-        fresh = init_weights(arch, seed)
-        weights = {name: array for name, array in weights.items() if name not in CLASSIFIER}
-        weights |= {name: fresh[name] for name in CLASSIFIER if name in fresh}
-        notes.append(
-            f"the classifier starts anew: {arch.num_classes} classes here, "
-            f"{found.num_classes} in {loaded.path}"
-        )
+    rows = _common_classes(loaded, class_names)
+    same = [(k, k) for k in range(arch.num_classes)]
+    if found.num_classes != arch.num_classes or (rows and rows != same):
+        weights, note = _new_classifier(loaded, arch, seed, rows)
+        notes.append(note)
     weights = fit_biases(
         weights,
         arch,
@@ -99,6 +98,33 @@ def pretrained_weights(
     what = f"the weights of {loaded.path} ({found.name}, asked for: {arch.name})"
     check_tensors(weight_shapes(arch), weights, what)
     return {name: weights[name] for name in weight_shapes(arch)}, notes
+
+
+def _common_classes(loaded: LoadedWeights, class_names: Sequence[str]) -> list[tuple[int, int]]:
+    """Return (class here, class of the weights) of every name that both have."""
+    theirs = loaded.spec.class_names if loaded.spec else ()
+    if theirs == tuple(map(str, range(len(theirs)))):
+        return []  # the numbers that stand for names that did not come with the weights
+    number = {name: index for index, name in enumerate(theirs)}
+    return [(k, number[name]) for k, name in enumerate(class_names) if name in number]
+
+
+def _new_classifier(
+    loaded: LoadedWeights, arch: Architecture, seed: int, rows: list[tuple[int, int]]
+) -> tuple[dict[str, NDArray[Any]], str]:
+    """Return the weights with a new classifier that has the `rows` of the old one, and a note."""
+    fresh = init_weights(arch, seed)
+    weights = {name: array for name, array in loaded.weights.items() if name not in CLASSIFIER}
+    ours, theirs = (list(numbers) for numbers in zip(*rows, strict=True)) if rows else ([], [])
+    for name in CLASSIFIER:
+        if name in fresh:
+            weights[name] = fresh[name].copy()
+            if name in loaded.weights:
+                weights[name][ours] = loaded.weights[name][theirs]
+    classes = f"{arch.num_classes} classes here, {loaded.architecture.num_classes} in {loaded.path}"
+    if not rows:
+        return weights, f"the classifier starts anew: {classes}"
+    return weights, f"the classifier keeps {len(rows)} classes that both have by name: {classes}"
 
 
 def fitting_network(found: Architecture, wanted: Architecture) -> str:
