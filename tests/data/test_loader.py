@@ -48,7 +48,8 @@ def train(source, steps: int, augment: AugmentConfig = MIX, workers: int = 2, **
     data = replace(options.pop("data", DataConfig()), workers=workers)
     reader = Reader(source, data, options.pop("bad_images", BadImages()))
     seed, start_step = options.pop("seed", 3), options.pop("start_step", 0)
-    with closing(train_batches(reader, augment, Share(**options), seed, start_step)) as batches:
+    where = (seed, start_step, options.pop("mixed_steps", 10**9))
+    with closing(train_batches(reader, augment, Share(**options), *where)) as batches:
         return list(islice(batches, steps))
 
 
@@ -136,6 +137,14 @@ class TestTraining:
             assert np.array_equal(b.mixed_labels, a.labels.reshape(2, 2)[:, ::-1].ravel())
             assert b.mix[0] == b.mix[1] != b.mix[2] == b.mix[3]
             assert ((b.mix >= 0) & (b.mix <= 1)).all()
+
+    def test_mixing_ends_before_the_run(self, source: Source) -> None:
+        """Its last batches are those without mixing; the step decides, wherever a run goes on."""
+        plain, mixed = (train(source, 5, a, batch_size=4) for a in (AUGMENT, MIX))
+        expected = [*mixed[:3], *plain[3:]]
+        for start in (0, 2, 4):
+            found = train(source, 5 - start, MIX, batch_size=4, start_step=start, mixed_steps=3)
+            assert same(found, expected[start:])
 
     def test_drop_last_needs_a_whole_batch(self, source: Source) -> None:
         with pytest.raises(UserError, match=r"10 images and a global batch of 12.*at most 10"):

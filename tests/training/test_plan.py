@@ -28,6 +28,14 @@ def test_durations_become_steps() -> None:
     assert plan.peak_lr == CONFIG.optim.lr_per_256 / 16
 
 
+def test_mixing_ends_some_time_before_the_run() -> None:
+    config = CONFIG.replace(augment={"mixup": 0.2, "mix_off": "1 epochs"}).check()
+    plan = make_plan(config, images=100, world_size=2, global_batch=16)
+    assert plan.mixed_steps == plan.total_steps - 7
+    with pytest.raises(UserError, match=r"augment.mix_off: expected none without augment.mixup"):
+        config.replace(augment={"mixup": 0.0}).check()
+
+
 def test_dropping_the_last_batch_shortens_the_epoch() -> None:
     config = dataclasses.replace(CONFIG, data=DataConfig(drop_last=True))
     plan = make_plan(config, images=100, world_size=2, global_batch=16)

@@ -16,6 +16,7 @@ def curve(config: ScheduleConfig, total: int, per_epoch: float = 10.0) -> list[f
         global_batch=32,
         steps_per_epoch=per_epoch,
         total_steps=total,
+        mixed_steps=total,
         log_every=1,
         eval_every=0,
         save_every=0,

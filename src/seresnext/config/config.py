@@ -178,6 +178,10 @@ class Config:
                 *("run.batch_size", "an even number with mixup or cutmix"),
             ),
             (
+                not augment.mix_off or mixing,
+                *("augment.mix_off", "none without augment.mixup or augment.cutmix"),
+            ),
+            (
                 self.run.ship != "average" or optim.ema_decay > 0,
                 *("run.ship", "best or last without optim.ema_decay, which makes the average"),
             ),

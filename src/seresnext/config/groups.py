@@ -161,6 +161,8 @@ class AugmentConfig:
     """Alpha of mixup (arXiv:1710.09412); 0 is off."""
     cutmix: Alpha = 0.0
     """Alpha of CutMix (arXiv:1905.04899); 0 is off. With both, each pair draws one of them."""
+    mix_off: OptionalDuration = ""
+    """The end of the run that has neither, such as "10 epochs"; empty is none of it."""
     eval_image_size: Annotated[int, AfterValidator(size_or_zero)] = 0
     """Side of evaluation images, pixels; 0 means `image_size`."""
     eval_crop_ratio: CropRatio = 0.875

@@ -79,13 +79,19 @@ class Reader:
 
 
 def train_batches(
-    reader: Reader, augment: AugmentConfig, share: Share, seed: int, start_step: int = 0
+    reader: Reader,
+    augment: AugmentConfig,
+    share: Share,
+    seed: int,
+    start_step: int = 0,
+    mixed_steps: int = sys.maxsize,
 ) -> Generator[Batch, None, None]:
     """Yield this rank's augmented batches of steps `start_step`, `start_step` + 1, ... without end.
 
-    Step k's global batch depends on the source, `augment`, `seed`, k and its size alone. Close the
-    generator to end its threads. Raises UserError for an unreadable image, unless such images are
-    skipped; their rows are then masked.
+    Step k's global batch depends on the source, `augment`, `seed`, k and its size alone, and on
+    whether k is below `mixed_steps`: later ones are not mixed. Close the generator to end its
+    threads. Raises UserError for an unreadable image, unless such images are skipped; their rows
+    are then masked.
     """
     source, data, size = reader.source, reader.config, share.batch_size
     order = SampleOrder(len(source), seed, size * share.world_size, data.drop_last)
@@ -102,7 +108,7 @@ def train_batches(
             epoch, index = order.sample(first + row)
             if not reader.read(batch, row, index, partial(pixels, epoch=epoch, index=index)):
                 batch.images[row] = blank
-        for row in rows[::2] if mixes else ():
+        for row in rows[::2] if mixes and step < mixed_steps else ():
             pair = slice(row, row + 2)
             if batch.mask[pair].all():
                 a, b = batch.images[pair]

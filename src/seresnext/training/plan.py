@@ -21,6 +21,8 @@ class Plan:
     """Images per step, all ranks."""
     steps_per_epoch: float
     total_steps: int
+    mixed_steps: int
+    """Steps, from the first, with mixup and CutMix (`augment.mix_off`)."""
     log_every: float
     eval_every: float
     """0: only at the end."""
@@ -65,11 +67,13 @@ def make_plan(config: Config, images: int, world_size: int, global_batch: int) -
     def steps(text: str) -> float:
         return duration_steps(text, epoch, global_batch)
 
+    total_steps = max(whole_steps(run.duration, epoch, global_batch), 1)
     return Plan(
         batch_size=batch_size,
         global_batch=global_batch,
         steps_per_epoch=epoch,
-        total_steps=max(whole_steps(run.duration, epoch, global_batch), 1),
+        total_steps=total_steps,
+        mixed_steps=total_steps - whole_steps(config.augment.mix_off, epoch, global_batch),
         log_every=max(steps(run.log_every), 1.0),
         eval_every=steps(run.eval_every),
         save_every=steps(run.save_every),

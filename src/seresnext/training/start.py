@@ -114,6 +114,7 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
             ),
             config.run.seed,
             progress.step,
+            plan.mixed_steps,
         )
         stack.enter_context(closing(batches))
         if teacher:
