@@ -118,6 +118,18 @@ class TestTraining:
                 parts = [getattr(rank[step], name) for rank in ranks]
                 assert np.array_equal(np.concatenate(parts), getattr(batch, name)), name
 
+    def test_repeated_images_are_augmented_anew(self, source: Source) -> None:
+        """On three ranks, each has every image of the step once."""
+        augment = replace(MIX, repeats=3)
+        whole = train(source, 2, augment, batch_size=12)
+        ranks = [train(source, 2, augment, rank=r, world_size=3, batch_size=4) for r in range(3)]
+        for step, batch in enumerate(whole):
+            parts = [rank[step] for rank in ranks]
+            assert np.array_equal(np.concatenate([p.images for p in parts]), batch.images)
+            assert all(np.array_equal(p.index, parts[0].index) for p in parts)
+            assert len(set(parts[0].index.tolist())) == 4
+            assert not np.array_equal(parts[0].images, parts[1].images)
+
     def test_noise_seeds_are_those_of_the_pieces(self, source: Source) -> None:
         """Cut into four pieces by one rank, or two by each of two: the same four seeds."""
         (one,) = train(source, 1, batch_size=8, shards=4)

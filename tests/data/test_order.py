@@ -56,6 +56,28 @@ class TestGolden:
         assert found == [6329573297881088000, 6329573297881153536, 413833543791149056]
 
 
+class TestRepeats:
+    """Repeated augmentation: G / R images a step, R times over."""
+
+    @pytest.mark.parametrize(
+        ("n", "batch", "repeats"), [(10, 6, 3), (7, 4, 2), (3, 8, 2), (9, 9, 9)]
+    )
+    def test_a_step_has_each_of_its_images_as_often(self, n: int, batch: int, repeats: int) -> None:
+        order, once = SampleOrder(n, 5, batch, repeats=repeats), SampleOrder(n, 5, batch // repeats)
+        for step in range(12):
+            found = [order.sample(p) for p in order.positions(step)]
+            plain = [once.sample(p) for p in once.positions(step)]
+            copies = [found[k :: batch // repeats] for k in range(batch // repeats)]
+            for (epoch, index), same in zip(plain, copies, strict=True):
+                assert same == [(epoch * repeats + r, index) for r in range(repeats)]
+
+    def test_no_showing_is_there_twice(self) -> None:
+        """Its number and the image are the coordinates of the augmentation."""
+        found = stream(SampleOrder(10, 0, 6, repeats=3), 30)
+        assert len(set(found)) == len(found) == 180
+        assert sorted(found[:90]) == [(showing, k) for showing in range(9) for k in range(10)]
+
+
 class TestOrder:
     @settings(max_examples=20, deadline=None)
     @given(

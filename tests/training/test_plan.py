@@ -28,6 +28,15 @@ def test_durations_become_steps() -> None:
     assert plan.peak_lr == CONFIG.optim.lr_per_256 / 16
 
 
+def test_repeats_divide_the_global_batch() -> None:
+    config = CONFIG.replace(augment={"repeats": 3}).check()
+    make_plan(config, images=100, world_size=3, global_batch=24)
+    with pytest.raises(UserError, match=r"augment.repeats: 3 does not divide .* of 16 images"):
+        make_plan(config, images=100, world_size=2, global_batch=16)
+    with pytest.raises(UserError, match=r"augment.repeats: expected 1 with data.drop_last"):
+        config.replace(data={"drop_last": True}).check()
+
+
 def test_mixing_ends_some_time_before_the_run() -> None:
     config = CONFIG.replace(augment={"mixup": 0.2, "mix_off": "1 epochs"}).check()
     plan = make_plan(config, images=100, world_size=2, global_batch=16)

@@ -178,6 +178,10 @@ class Config:
                 *("run.batch_size", "an even number with mixup or cutmix"),
             ),
             (
+                augment.repeats == 1 or not self.data.drop_last,
+                *("augment.repeats", "1 with data.drop_last"),
+            ),
+            (
                 not augment.mix_off or mixing,
                 *("augment.mix_off", "none without augment.mixup or augment.cutmix"),
             ),

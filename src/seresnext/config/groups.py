@@ -161,6 +161,9 @@ class AugmentConfig:
     """Alpha of mixup (arXiv:1710.09412); 0 is off."""
     cutmix: Alpha = 0.0
     """Alpha of CutMix (arXiv:1905.04899); 0 is off. With both, each pair draws one of them."""
+    repeats: Annotated[int, Field(ge=1, le=64)] = 1
+    """Repeated augmentation (arXiv:1902.05509): a global batch has each of its images so many
+    times, each time augmented anew. An epoch keeps its length and shows fewer images."""
     mix_off: OptionalDuration = ""
     """The end of the run that has neither, such as "10 epochs"; empty is none of it."""
     eval_image_size: Annotated[int, AfterValidator(size_or_zero)] = 0

@@ -94,7 +94,8 @@ def train_batches(
     are then masked.
     """
     source, data, size = reader.source, reader.config, share.batch_size
-    order = SampleOrder(len(source), seed, size * share.world_size, data.drop_last)
+    global_batch = size * share.world_size
+    order = SampleOrder(len(source), seed, global_batch, data.drop_last, augment.repeats)
     blank = mean_color(augment)
     mixes = augment.mixup > 0 or augment.cutmix > 0
     assert not mixes or size % 2 == 0

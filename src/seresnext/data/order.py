@@ -24,11 +24,16 @@ class SampleOrder:
 
     Each epoch is another permutation of the `n` images (`permutation.py`), of which only the blocks
     in use are held. Without `drop_last` epochs follow each other without a gap. With `drop_last` an
-    epoch is the first `G * (n // G)` of its permutation.
+    epoch is the first `G * (n // G)` of its permutation. With `repeats` R a step takes the next
+    G / R images, one after another, R times over: mixed pairs are different images, and R ranks
+    have each image once.
     """
 
-    def __init__(self, n: int, seed: int, global_batch: int, drop_last: bool = False) -> None:
-        """Raises UserError when `drop_last` would drop everything."""
+    def __init__(
+        self, n: int, seed: int, global_batch: int, drop_last: bool = False, repeats: int = 1
+    ) -> None:
+        """`repeats` divides the global batch, and is 1 with `drop_last`. Raises UserError when
+        `drop_last` would drop everything."""
         if drop_last and n < global_batch:
             raise UserError(
                 f"data.drop_last with {n} images and a global batch of {global_batch} leaves "
@@ -36,6 +41,7 @@ class SampleOrder:
             )
         self.n = n
         self.global_batch = global_batch
+        self.repeats, self._different = repeats, global_batch // repeats
         self.steps_per_epoch = steps_per_epoch(n, global_batch, drop_last)
         self._epoch_images = global_batch * (n // global_batch) if drop_last else n
         # The epoch is added to it, so seeds s and s + 1 must not give neighbouring numbers.
@@ -46,10 +52,16 @@ class SampleOrder:
         return range(step * self.global_batch, (step + 1) * self.global_batch)
 
     def sample(self, position: int) -> tuple[int, int]:
-        """Return (epoch, index of the image in its source) at a position."""
-        epoch, offset = divmod(position, self._epoch_images)
+        """Return (how often the image was there before, its index in the source) at a position.
+
+        The first is the epoch, where images are not repeated.
+        """
+        step, row = divmod(position, self.global_batch)
+        repeat, row = divmod(row, self._different)
+        epoch, offset = divmod(step * self._different + row, self._epoch_images)
         block, row = divmod(offset, _BLOCK)
-        return epoch, int(_block(self.n, (self._seed + epoch) % 2**32, block)[row])
+        index = int(_block(self.n, (self._seed + epoch) % 2**32, block)[row])
+        return epoch * self.repeats + repeat, index
 
 
 @functools.lru_cache(maxsize=8)

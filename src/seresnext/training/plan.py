@@ -56,6 +56,11 @@ def make_plan(config: Config, images: int, world_size: int, global_batch: int) -
             f"a global batch of {global_batch} images among {world_size} processes makes "
             f"{batch_size} each, which optim.accumulate {accumulate} does not divide"
         )
+    if global_batch % config.augment.repeats:
+        raise UserError(
+            f"augment.repeats: {config.augment.repeats} does not divide the global batch of "
+            f"{global_batch} images"
+        )
     _check_batch_norm(config, batch_size, world_size)
     if config.data.drop_last and images < global_batch:
         raise UserError(

@@ -78,8 +78,9 @@ def checkpoint_state(
     }
 
 
-_ORDER_FIELDS = ("run.seed", "data.drop_last")
-"""Fields that decide which sample is seen when: a run cannot continue under other values."""
+_ORDER_FIELDS = {"run.seed": None, "data.drop_last": None, "augment.repeats": 1}
+"""Fields that decide which sample is seen when: a run cannot continue under other values. With the
+value that a version had which knew no such field."""
 _FREE_FIELDS = (
     *("run.out", "run.resume", "run.rank_timeout", "run.report"),
     *("data.workers", "data.root", "data.train", "data.val"),
@@ -119,11 +120,11 @@ def check_resumable(
     if saved_print != fingerprint:
         remarks.append("the training images have changed since the checkpoint, as allowed")
     saved, now = _flat(saved_config), _flat(dataclasses.asdict(config))
-    for name in _ORDER_FIELDS:
-        if saved.get(name) != now[name]:
+    for name, early in _ORDER_FIELDS.items():
+        if (before := saved.get(name, early)) != now[name]:
             raise UserError(
-                f"{name} was {saved.get(name)!r} in the checkpoint and is {now[name]!r} now; the "
-                "order of the samples depends on it. Use the old value or another --out"
+                f"{name} was {before!r} in the checkpoint and is {now[name]!r} now; the order of "
+                "the samples depends on it. Use the old value or another --out"
             )
     if (before := saved.get("optim.name", "sgd")) != now["optim.name"]:
         raise UserError(
