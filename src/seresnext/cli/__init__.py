@@ -11,6 +11,8 @@ from ..exit_codes import run_command
 
 VERBS = {
     "train": "train on a folder of images; run again to resume",
+    "recipes": "settings to start a training from: what each is for, and whether it was run",
+    "plan": "steps, hours and cost of a recipe before anybody starts it",
     "evaluate": "accuracy of a run, model or artifact on a folder of images",
     "predict": "the most probable classes of images",
     "report": "a page about a run or model: curves, mistakes, calibration, activation maps",

@@ -50,7 +50,7 @@ class TrainArgs:
     out: str | None = None
     """Run folder: checkpoints, logs, the finished model."""
     recipe: str | None = None
-    """Settings to start from: demo, imagenet, finetune, zoo, zoo-fixed."""
+    """Settings to start from; `seresnext recipes` lists them."""
     config: Path | None = None
     """Repeat a saved config.json instead of a recipe."""
     pretrained: str | None = None

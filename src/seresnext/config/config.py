@@ -99,7 +99,7 @@ class Config:
     """
 
     recipe: str = "imagenet"
-    """Recipe to start from: demo, imagenet, finetune, zoo, zoo-fixed. The fields below decide."""
+    """Recipe to start from (`seresnext recipes`). The fields below decide."""
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
