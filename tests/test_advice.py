@@ -13,6 +13,7 @@ import pytest
 
 from seresnext import flags
 from seresnext.cli import VERBS
+from seresnext.cli.find_lr import FindLrArgs
 from seresnext.cli.train import TrainArgs
 from seresnext.config import Config
 from seresnext.config.typed import config_flags
@@ -37,6 +38,7 @@ MESSAGES = {
     "engines/": "train",
     "evaluate.py": "evaluate",
     "exporters/": "export",
+    "find_lr.py": "find-lr",
     "predict.py": "predict",
     "report/explain.py": "explain",
     "report/results.py": "report",
@@ -57,6 +59,7 @@ MESSAGES = {
 OTHER_COMMANDS = ("zoo/", "flags.py", "launch/msrun.py", "launch/torchrun.py", "cli/__init__.py")
 """Files with the options of other programs, or with the words that every verb has."""
 ELSEWHERE = {
+    ("cli/find_lr.py _said", "--lr"): "train",
     ("cli/data.py _pack", "--data"): "train",
     ("report/explain.py explain", "--with-cam"): "export",
     ("serve/plain.py _cam", "--with-cam"): "export",
@@ -75,10 +78,11 @@ OTHER_PROGRAMS = {
 @functools.cache
 def options(verb: str) -> set[str]:
     """The flags of a verb."""
-    if verb == "train":
-        found = [*flags.flags(TrainArgs), *config_flags(Config())]
+    if verb in ("train", "find-lr"):
+        args = TrainArgs if verb == "train" else FindLrArgs
+        found = [*flags.flags(args), *config_flags(Config())]
     else:
-        module = importlib.import_module(f"seresnext.cli.{verb}")
+        module = importlib.import_module(f"seresnext.cli.{verb.replace('-', '_')}")
         found = [
             flag
             for name, cls in vars(module).items()
@@ -114,7 +118,7 @@ def verbs_of(place: str, option: str) -> list[str]:
     """The verbs that print a message of this place."""
     if (place, option) in ELSEWHERE:
         return [ELSEWHERE[place, option]]
-    verb = place.partition(" ")[0].removeprefix("cli/").removesuffix(".py")
+    verb = place.partition(" ")[0].removeprefix("cli/").removesuffix(".py").replace("_", "-")
     if place.startswith("cli/") and verb in VERBS:
         return [verb]
     starts = [start for start in MESSAGES if place.startswith(start)]

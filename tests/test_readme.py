@@ -57,8 +57,8 @@ def parse(verb: str, *arguments: str) -> None:
     if verb == "train":
         train_arguments(list(arguments))
         return
-    module = importlib.import_module(f"seresnext.cli.{verb}")
-    words = [verb]
+    module = importlib.import_module(f"seresnext.cli.{verb.replace('-', '_')}")
+    words = verb.split("-")
     if verb in ("bench", "data"):  # these have a second word
         words.append(arguments[0])
         arguments = arguments[1:]

@@ -13,6 +13,7 @@ VERBS = {
     "train": "train on a folder of images; run again to resume",
     "recipes": "settings to start a training from: what each is for, and whether it was run",
     "plan": "steps, hours and cost of a recipe before anybody starts it",
+    "find-lr": "the learning rate to train with, from a short trial",
     "evaluate": "accuracy of a run, model or artifact on a folder of images",
     "predict": "the most probable classes of images",
     "report": "a page about a run or model: curves, mistakes, calibration, activation maps",
@@ -55,5 +56,6 @@ def _run(argv: list[str]) -> int:
     if argv[0] not in VERBS:
         print(f"seresnext: no verb {argv[0]!r}\n\n{usage()}", file=sys.stderr)
         return 2
-    code: int = importlib.import_module(f"{__name__}.{argv[0]}").run(argv[1:])
+    module = argv[0].replace("-", "_")
+    code: int = importlib.import_module(f"{__name__}.{module}").run(argv[1:])
     return code

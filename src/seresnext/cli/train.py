@@ -32,23 +32,13 @@ _IMAGE_BYTES = 100_000
 
 
 @dataclass(frozen=True)
-class TrainArgs:
-    """Train a classifier on a folder of images; run the same command again to resume.
-
-    The defaults shown are those of the recipe. `seresnext train --help-all` shows the flags of
-    every field of the configuration (`--optim.momentum 0.9`) too.
-    """
+class TrainingOptions:
+    """What is trained: images, recipe, network, device."""
 
     data: str | None = None
     """Folder with train/<class>/ and val/<class>/, list, or tars."""
     train_data: str | None = None
     """Training folder <class>/, instead of --data."""
-    val_data: str | None = None
-    """Validation folder <class>/, instead of the one below --data."""
-    val_share: float | None = None
-    """Share of each class held out for validation where there are no validation images."""
-    out: str | None = None
-    """Run folder: checkpoints, logs, the finished model."""
     recipe: str | None = None
     """Settings to start from; `seresnext recipes` lists them."""
     config: Path | None = None
@@ -58,18 +48,12 @@ class TrainArgs:
     (timm/seresnext50_32x4d.racm_in1k, hf:OWNER/NAME)."""
     model: str | None = None
     """Network; `seresnext doctor` lists them."""
-    epochs: float | None = None
-    """Length of the run."""
     batch_size: int | None = None
     """Images per device and update."""
     image_size: int | None = None
     """Side of the images, pixels."""
-    lr: float | None = None
-    """Learning rate after the warmup. By default --optim.lr-per-256, scaled to the batch."""
     seed: int | None = None
     """Seeds weights, order, augmentation and noise."""
-    resume: str | None = None
-    """auto (newest checkpoint of the run folder), never, or a checkpoint folder."""
     engine: EngineName | None = None
     """Framework."""
     device: str | None = None
@@ -84,6 +68,28 @@ class TrainArgs:
     """Follow links to files and folders."""
     max_pixels: int | None = None
     """Images with more pixels are not read."""
+
+
+@dataclass(frozen=True)
+class TrainArgs(TrainingOptions):
+    """Train a classifier on a folder of images; run the same command again to resume.
+
+    The defaults shown are those of the recipe. `seresnext train --help-all` shows the flags of
+    every field of the configuration (`--optim.momentum 0.9`) too.
+    """
+
+    val_data: str | None = None
+    """Validation folder <class>/, instead of the one below --data."""
+    val_share: float | None = None
+    """Share of each class held out for validation where there are no validation images."""
+    out: str | None = None
+    """Run folder: checkpoints, logs, the finished model."""
+    epochs: float | None = None
+    """Length of the run."""
+    lr: float | None = None
+    """Learning rate after the warmup. By default --optim.lr-per-256, scaled to the batch."""
+    resume: str | None = None
+    """auto (newest checkpoint of the run folder), never, or a checkpoint folder."""
     nproc: int = 1
     """Processes on this machine, each with a device (or its share of the cores) and --batch-size
     images. Several machines: docs/distributed.md."""

@@ -65,21 +65,25 @@ class Content:
 
 def render(content: Content) -> str:
     """Return the HTML page."""
-    style = resources.files(__package__).joinpath("style.css").read_text()
     sections = [
         _training(content.histories) if content.histories else "",
         _result(content) if content.results else "",
         _gates(content.gates) if content.gates else "",
     ]
+    return document(content.title, content.note, "\n".join(s for s in sections if s))
+
+
+def document(title: str, note: str, body: str) -> str:
+    """Return an HTML page: a heading, a sentence below it, and `body`, which is HTML."""
+    style = resources.files(__package__).joinpath("style.css").read_text()
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
-        f"<title>{escape(content.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<h1>{escape(content.title)}</h1>\n<p class="faint">{escape(content.note)}</p>\n'
-        + "\n".join(s for s in sections if s)
-        + "\n<footer>Written by seresnext.</footer>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f'<h1>{escape(title)}</h1>\n<p class="faint">{escape(note)}</p>\n{body}'
+        "\n<footer>Written by seresnext.</footer>\n</body>\n</html>\n"
     )
 
 
