@@ -27,6 +27,18 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def cpu_has_bf16() -> bool:
+    """Return whether the CPU has bfloat16 instructions (AVX512_BF16, AMX, Arm BF16).
+
+    Known on Linux only; False elsewhere.
+    """
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
 def describe_cpu() -> str:
     """Return the CPU's model name and its usable cores, such as "AMD EPYC 9R14, 2 cores"."""
     name = platform.processor() or platform.machine()

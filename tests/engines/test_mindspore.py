@@ -145,6 +145,11 @@ def test_bfloat16_is_refused_on_the_cpu() -> None:
         tiny_engine({"precision": "bf16"})
 
 
+def test_auto_is_float32() -> None:
+    engine = tiny_engine({"precision": "auto"})
+    assert (engine.precision, engine.precision_reason) == ("fp32", "MindSpore does not measure it")
+
+
 def test_loss_scale_follows_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer, "LOSS_SCALE_GROWTH_STEPS", 3)
     engine = tiny_engine({"precision": "fp16"})

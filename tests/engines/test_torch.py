@@ -16,7 +16,8 @@ from engines.losses import CASES, Rows, expected_distillation, expected_losses, 
 from engines.networks import optim_and_loss, random_batch, tiny_spec
 from seresnext.config import EngineConfig, LossConfig, OptimConfig
 from seresnext.engines.base import Engine
-from seresnext.engines.torch import optimizer
+from seresnext.engines.common import World
+from seresnext.engines.torch import optimizer, precision
 from seresnext.engines.torch.devices import resolve_device
 from seresnext.engines.torch.engine import TorchEngine
 from seresnext.engines.torch.flat import Flat
@@ -152,6 +153,58 @@ def test_reduced_precision_is_used() -> None:
     images = random_batch(4).images
     difference = np.abs(full.predict(images) - half.predict(images)).max()
     assert 1e-5 < difference < 0.1
+
+
+@pytest.mark.parametrize(
+    ("bf16", "seconds", "expected", "reason"),
+    [
+        (True, (2.0, 1.0), "bf16", "takes 2 s in fp32 and 1 s in bf16 (2.00x as fast)"),
+        (True, (1.05, 1.0), "fp32", "1.05x as fast; 1.1x is needed"),
+        (True, (1.0, 8.0), "fp32", "0.12x as fast"),
+        (False, None, "fp32", "this cpu has no bfloat16"),
+    ],
+)
+def test_a_measurement_decides_the_precision(
+    bf16: bool,
+    seconds: tuple[float, float] | None,
+    expected: str,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(precision, "has_bf16", lambda _: bf16)
+    monkeypatch.setattr(precision, "step_seconds", lambda *_: seconds)
+    engine = tiny_engine({"precision": "auto"})
+    assert engine.precision == expected
+    assert reason in engine.precision_reason
+    images = random_batch(4).images
+    np.testing.assert_array_equal(
+        engine.predict(images), tiny_engine({"precision": expected}).predict(images)
+    )
+
+
+def test_the_measurement_takes_both_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_SECONDS", 0.0)
+    spec, asked = tiny_spec(), []
+    weights, config = init_weights(spec.architecture, 0), EngineConfig(device="cpu", threads=1)
+    kept = {name: array.copy() for name, array in weights.items()}
+    autocast = torch.autocast
+    monkeypatch.setattr(
+        torch,
+        "autocast",
+        lambda kind, dtype, enabled: asked.append(dtype) or autocast(kind, dtype, enabled=enabled),
+    )
+    times = precision.step_seconds(config, spec, weights, torch.device("cpu"), 4)
+    assert min(times) > 0
+    assert asked == 4 * [None, torch.bfloat16]
+    assert all((kept[name] == array).all() for name, array in weights.items())
+
+
+def test_rank_0_decides_the_precision_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "broadcast", lambda number, _: number.fill_(1))
+    spec, config = tiny_spec(), EngineConfig(device="cpu", precision="auto")
+    rank = World(rank=1, size=2, local_rank=1, local_size=2)
+    choice = precision.settle(config, spec, {}, torch.device("cpu"), rank, trains=True)
+    assert choice == ("bf16", "")
 
 
 def test_loss_scale_follows_overflow(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,7 @@ def test_the_cpu_trains_in_float32_and_says_so() -> None:
         ("--engine.precision fp16 --engine.loss-scale 8", {}, (True, 8)),
         ("--engine.precision fp16 --engine.no-fp16-batch-norm", {}, (False, 1024)),
         ("--engine.precision bf16", {}, (False, 0)),
+        ("--engine.precision auto", {}, (False, 0)),
     ],
 )
 @pytest.mark.parametrize("target", ["CPU", "Ascend"])

@@ -59,7 +59,7 @@ class TrainingOptions:
     device: str | None = None
     """auto, cpu, cuda, cuda:N, npu, mps, ascend."""
     precision: Precision | None = None
-    """Arithmetic of the network."""
+    """Arithmetic of the network; auto measures at the start whether bf16 is faster here."""
     workers: int | None = None
     """Decoding threads; 0 means one per core."""
     on_bad_image: BadImagePolicy | None = None

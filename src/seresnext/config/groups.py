@@ -22,7 +22,7 @@ from ..schema import Count, NonNegative, PositiveInt, Probability, Rate, checked
 from .durations import Duration, OptionalDuration, PositiveDuration
 
 EngineName = Literal["torch", "mindspore"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -293,7 +293,8 @@ class EngineConfig:
     device: str = "auto"
     """torch: auto, cpu, cuda, cuda:N, npu, npu:N, mps. mindspore: auto, cpu, ascend, ascend:N."""
     precision: Precision = "fp32"
-    """Arithmetic of convolutions and matrix products; weights and BN statistics stay float32."""
+    """Arithmetic of convolutions and matrix products; weights and BN statistics stay float32.
+    auto: bf16 where a short measurement at the start finds it faster; kept on resuming."""
     fp16_batch_norm: bool = False
     """Run BN in half precision too (MindSpore's O3, as the original did)."""
     loss_scale: NonNegative = 0.0

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from numpy.typing import NDArray
 
 from ..batch import Batch
-from ..config import EngineConfig, LossConfig, OptimConfig
+from ..config import EngineConfig, LossConfig, OptimConfig, Precision
 from ..frameworks import load_module
 from ..model.spec import ModelSpec
 
@@ -71,6 +71,10 @@ class Engine(Protocol):
     """Description of the device: "cpu (2 threads)", "cuda:0 NVIDIA H100"."""
     threads: int
     """Compute threads of this process on the CPU; the last bits depend on it. 0 elsewhere."""
+    precision: Precision
+    """What it computes in, the same on every rank; never `auto`."""
+    precision_reason: str
+    """What decided it, a sentence, where `auto` was asked for; else empty."""
     rank: int
     world_size: int
     spec: ModelSpec

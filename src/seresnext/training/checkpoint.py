@@ -19,15 +19,18 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..files import read_json, sync_to_disk, to_json
 from ..tensors import list_safetensors, write_safetensors
+
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -169,6 +172,17 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     if problems:
         raise UserError(f"none of the checkpoints in {folder} can be read ({problems[0]})")
     return None, problems
+
+
+def from_newest_state(checkpoints: list[Path], read: Callable[[dict[str, Any]], T]) -> T | None:
+    """Return what `read` finds in the state of the newest checkpoint; None without one.
+
+    A damaged checkpoint is skipped: older ones are of the same run. Nothing is verified.
+    """
+    for checkpoint in reversed(checkpoints):
+        with contextlib.suppress(UserError, ValueError, KeyError, TypeError):
+            return read(read_json(checkpoint / STATE))
+    return None
 
 
 def clean(folder: Path, keep: int, best_step: int | None) -> None:

@@ -25,7 +25,13 @@ from ..model.init import init_weights
 from ..model.spec import ModelSpec
 from ..weights.hub import advice
 from ..weights.load import pretrained_weights
-from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, newest_checkpoint
+from .checkpoint import (
+    Checkpoint,
+    from_newest_state,
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+)
 from .class_weights import with_class_weights
 from .interrupt import Interrupt
 from .log import Reporter
@@ -71,8 +77,12 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
                 )
         loss = with_class_weights(config.loss, source.labels, len(source.class_names))
         weights = start_weights(config, spec, reporter)
+        asked, kept = config.engine.precision, kept_precision(config, folder)
+        if kept:
+            config = config.replace(precision=kept)
         engine = create_engine(spec, weights, config.engine, config.optim, loss)
         stack.callback(engine.close)
+        config = config.replace(precision=engine.precision)
         timeout = config.run.rank_timeout
         stack.enter_context(Watch(engine.rank, engine.world_size, engine.all_sum, timeout))
         if engine.rank == 0:
@@ -140,6 +150,9 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
             fingerprint,
             result,
         )
+        if asked == "auto":
+            why = engine.precision_reason or "as the run computed before"
+            reporter.message(f"precision auto: {engine.precision}, {why}")
         for text in describe(run):
             reporter.message(text)
         say_data(run)
@@ -184,6 +197,22 @@ def start_weights(config: Config, spec: ModelSpec, reporter: Reporter) -> dict[s
     for note in notes:
         reporter.message(note)
     return weights
+
+
+def kept_precision(config: Config, folder: RunFolder) -> str | None:
+    """Return what `auto` stands for in a run that goes on: what it computed in before, by the same
+    engine. None where nothing is kept."""
+    if config.engine.precision != "auto":
+        return None
+
+    def read(state: dict[str, Any]) -> str | None:
+        saved = state["config"]["engine"]
+        return str(saved["precision"]) if saved["name"] == config.engine.name else None
+
+    checkpoints = list_checkpoints(folder.checkpoints)
+    if not checkpoints and config.run.resume not in ("auto", "never"):
+        checkpoints = [Path(config.run.resume)]
+    return from_newest_state(checkpoints, read)
 
 
 def starting_checkpoint(

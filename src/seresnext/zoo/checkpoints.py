@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 from ..config import RunConfig
 from ..config.durations import duration_steps, whole_steps
 from ..errors import UserError
-from ..files import read_json
 from ..model.spec import ModelSpec
-from ..training.checkpoint import STATE, Checkpoint, list_checkpoints
+from ..training.checkpoint import Checkpoint
 from ..training.schedule import due
 from ..weights.ckpt import write_ckpt
 from ..weights.layouts import MAX_POOL, to_entries
 from .log import epoch_and_step
-
-T = TypeVar("T")
 
 _NAME = re.compile(r"train_senet_imagenet-(\d+)_(\d+)\.ckpt")
 
@@ -82,14 +76,3 @@ def write_zoo_ckpt(path: Path, checkpoint: Checkpoint) -> None:
         )
     weights = checkpoint.tensors.get("ema") or checkpoint.tensors["model"]
     write_ckpt(path, to_entries("original", arch, weights))
-
-
-def from_newest_state(run: Path, read: Callable[[dict[str, Any]], T]) -> T | None:
-    """What `read` finds in the state of the run's newest checkpoint; None without one.
-
-    A damaged checkpoint is skipped: older ones have the same network and global batch.
-    """
-    for checkpoint in reversed(list_checkpoints(run / "checkpoints")):
-        with contextlib.suppress(UserError, ValueError, KeyError, TypeError):
-            return read(read_json(checkpoint / STATE))
-    return None

@@ -14,11 +14,15 @@ from ..engines.base import Engine, EngineState, create_engine
 from ..errors import UserError, printable
 from ..evaluate import EvaluateOptions, evaluate_folder
 from ..model.spec import ModelSpec
-from ..training.checkpoint import MANIFEST, list_checkpoints, load_checkpoint
+from ..training.checkpoint import (
+    MANIFEST,
+    from_newest_state,
+    list_checkpoints,
+    load_checkpoint,
+)
 from ..training.metrics import Metrics
 from ..weights.load import load_weights
 from ..weights.translate import LoadedWeights
-from .checkpoints import from_newest_state
 from .command import Given, parse
 from .log import accuracy_text
 from .options import EvalOptions
@@ -137,7 +141,8 @@ def spec_of(
     UserError if the number of classes is not the checkpoint's.
     """
     spec = loaded.spec or from_newest_state(
-        path.parent, lambda state: ModelSpec.from_dict(state["model"])
+        list_checkpoints(path.parent / "checkpoints"),
+        lambda state: ModelSpec.from_dict(state["model"]),
     )
     classes = loaded.architecture.num_classes
     if spec and len(spec.class_names) == classes:

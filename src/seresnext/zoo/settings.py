@@ -15,7 +15,7 @@ from ..config.typed import config_flags, help_sections, with_flags
 from ..errors import UserError
 from ..flags import print_help, read
 from ..launch.ranks import world_size
-from .checkpoints import from_newest_state
+from ..training.checkpoint import from_newest_state, list_checkpoints
 from .command import Given
 from .options import Options, Target, TrainOptions
 
@@ -168,7 +168,8 @@ def validation_path(given: Given[Any]) -> str:
 
 def _global_batch(options: TrainOptions, processes: int) -> int:
     """Images per step on all devices; a resumed run keeps the number that it began with."""
-    saved = from_newest_state(Path(options.out), lambda state: int(state["global_batch"]))
+    checkpoints = list_checkpoints(Path(options.out) / "checkpoints")
+    saved = from_newest_state(checkpoints, lambda state: int(state["global_batch"]))
     return saved or options.batch_size * processes
 
 

@@ -14,7 +14,7 @@ import mindspore as ms  # isort: skip
 from mindspore import Tensor  # isort: skip
 
 from ...batch import Batch
-from ...config import EngineConfig, LossConfig, OptimConfig
+from ...config import EngineConfig, LossConfig, OptimConfig, Precision
 from ...errors import UserError
 from ...model.architecture import check_tensors, weight_shapes
 from ...model.spec import ModelSpec
@@ -34,8 +34,8 @@ class MindSporeEngine:
     """One network on one device (of a world), with its training state unless it only predicts.
 
     Started by msrun, or with a rank table, it is one rank of the run. `precision` fp32, fp16 and
-    fp16 with `fp16_batch_norm` are MindSpore's levels O0, O2 and O3. Ascend: written to
-    MindSpore's documentation, not run on hardware.
+    fp16 with `fp16_batch_norm` are MindSpore's levels O0, O2 and O3; `auto` is fp32. Ascend:
+    written to MindSpore's documentation, not run on hardware.
     """
 
     name = "mindspore"
@@ -55,7 +55,10 @@ class MindSporeEngine:
         target = prepare(engine.device, world.local_rank, engine.threads, world.local_size)
         self.device = describe(target)
         self.threads = threads_in_use(target)
-        if target == "CPU" and engine.precision == "bf16":
+        measured = engine.precision == "auto"
+        self.precision: Precision = "fp32" if measured else engine.precision
+        self.precision_reason = "MindSpore does not measure it" if measured else ""
+        if target == "CPU" and self.precision == "bf16":
             raise UserError(
                 "engine.precision: MindSpore has no bfloat16 convolution on the CPU; use fp32 or "
                 "fp16, or --engine torch"
@@ -64,7 +67,7 @@ class MindSporeEngine:
         self.rank, self.world_size = world.rank, world.size
         weights = from_first({name: weights[name] for name in self._shapes}, world)
         arithmetic = Arithmetic(
-            half=_TYPES[engine.precision],
+            half=_TYPES[self.precision],
             half_batch_norm=engine.fp16_batch_norm,
             bn_ranks=world.size if engine.sync_bn else 1,
             on_cpu=target == "CPU",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from .distributed import broadcast, gather, join, leave, world_from_environment
 from .flat import NetworkTensors
 from .loss import Normalise, TrainingLoss
 from .network import attach, empty_network
+from .precision import settle
 from .predictor import Predictor
 from .step import TrainingStep
 from .sync_bn import synchronise
@@ -51,6 +53,9 @@ class TorchEngine:
         self.threads = torch.get_num_threads() if device.type == "cpu" else 0
         join(world, device)
         self.device = describe(device)
+        choice = settle(engine, spec, weights, device, world, trains=optim is not None)
+        self.precision, self.precision_reason = choice.precision, choice.reason
+        engine = replace(engine, precision=choice.precision)
         setup = Setup(device, world, engine)
 
         self._tensors = NetworkTensors(self._shapes, device, engine.channels_last)
