@@ -134,13 +134,13 @@ def _accuracy(evaluation: Evaluation, accuracy: float) -> str:
 
 # Several settings, two models --------------------------------------------------------------
 
-_HEAD = f"{'size':>5}  {'crop':>5}  {'top-1':<24}  {'top-5':<24}  {'loss':>7}  images/s"
+_HEAD = f"{'size':>5}  {'crop':>5}  {'top-1':<25}  {'top-5':<25}  {'loss':>7}  images/s"
 
 
 def _row(evaluation: Evaluation) -> str:
     top1, top5 = (_accuracy(evaluation, a) for a in (evaluation.top1, evaluation.top5))
     return (
-        f"{evaluation.image_size:>5}  {evaluation.crop_ratio:>5.4g}  {top1:<24}  {top5:<24}  "
+        f"{evaluation.image_size:>5}  {evaluation.crop_ratio:>5.4g}  {top1:<25}  {top5:<25}  "
         f"{evaluation.loss:>7.4f}  {evaluation.images_per_second:8.1f}"
     )
 
@@ -149,18 +149,19 @@ def _best(found: list[Evaluation]) -> str:
     best = max(found, key=lambda evaluation: (evaluation.top1, -evaluation.loss))
     return (
         f"best: --image-size {best.image_size} --crop-ratio {best.crop_ratio:.4g}, top-1 "
-        f"{_accuracy(best, best.top1)}; the best of {len(found)} on these images, so less on "
-        f"others\n{_of(best)}"
+        f"{_accuracy(best, best.top1)}; the best of {len(found)} on these images, so expect "
+        f"less on others\n{_of(best)}"
     )
 
 
 def _compared(args: EvaluateArgs, difference: Difference) -> str:
     one, other = difference.first, difference.second
+    names = [printable(str(path)) for path in (args.model, args.against)]
     low, high = difference.interval
     differs = "differ" if difference.p_value < 0.05 else "cannot be told apart"
     return (
-        f"top-1 {_accuracy(one, one.top1)}   loss {one.loss:.4f}   {args.model}\n"
-        f"top-1 {_accuracy(other, other.top1)}   loss {other.loss:.4f}   {args.against}\n"
+        f"top-1 {_accuracy(one, one.top1)}   loss {one.loss:.4f}   {names[0]}\n"
+        f"top-1 {_accuracy(other, other.top1)}   loss {other.loss:.4f}   {names[1]}\n"
         f"difference {100 * difference.difference:+.2f} points ({100 * low:+.2f} to "
         f"{100 * high:+.2f}); right in one only: {difference.only_first} and "
         f"{difference.only_second} of {one.images} images\n"
