@@ -225,8 +225,10 @@ class Run:
         return Result(self.progress.step, "best", best_step, self.progress.best_metrics), weights
 
     def _ending(self, result: Result) -> Iterator[str]:
-        """Why the run ended early, and which model is written."""
+        """How fast the run was, why it ended early, and which model is written."""
         progress, total = self.progress, self.plan.total_steps
+        if speed := self.log.speed():
+            yield speed
         if progress.step < total:
             yield (
                 f"stopped early, after step {progress.step} of {total}: "

@@ -17,6 +17,8 @@ from .log import MetricsFile, Reporter
 from .metrics import Metrics
 from .plan import Plan
 
+_DATA_BOUND = 0.1
+"""Share of the time waiting for data from which data is what bounds a run."""
 BAD_STEPS_FILE = "bad-steps.jsonl"
 
 
@@ -33,6 +35,8 @@ class StepLog:
         # Not the batches themselves: a hundred of 128 at 224 px take 1.9 GB.
         self.pending: list[tuple[Any, NDArray[Any], float]] = []
         self.waited = 0.0
+        self.flushes, self.timed = 0, np.zeros(3)
+        """Of all flushes but the first, which allocates and compiles: images, seconds, waited."""
         self.since = time.perf_counter()
         self.file = MetricsFile(run, step) if run else None
 
@@ -86,7 +90,29 @@ class StepLog:
             "remaining": (self.plan.total_steps - self.step) * self._pace(seconds / len(values)),
         }
         self._write(record)
+        self.flushes += 1
+        if self.flushes > 1:
+            self.timed += len(values) * self.plan.global_batch, seconds, self.waited
         self.pending, self.waited, self.since = [], 0.0, now
+
+    def speed(self) -> str:
+        """Return the images per second of this start and what bounds them, a sentence; empty before
+        the second flush."""
+        images, seconds, waited = self.timed.tolist()
+        if not images:
+            return ""
+        rate, share = f"{images / seconds:.1f} images/s", waited / seconds
+        if share > _DATA_BOUND:
+            return (
+                f"{rate}, bound by data ({share:.0%} of the time waiting for it): smaller image "
+                "files, a faster disk or more --workers, where there are cores for them, would help"
+            )
+        engine = self.engine
+        slower = engine.name == "torch" and engine.precision == "fp32"
+        hint = ""
+        if slower and not engine.precision_reason:
+            hint = "; in another run, --precision auto measures whether bf16 is faster"
+        return f"{rate}, bound by computing ({share:.0%} of the time waiting for data){hint}"
 
     def _pace(self, latest: float) -> float:
         """Return seconds per step, smoothed over some flushes."""
