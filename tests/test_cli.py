@@ -158,7 +158,10 @@ class TestUsage:
             ("predict runs/mine", "seresnext predict needs IMAGES"),
             ("predict m i --json --csv", "give --json or --csv, not both"),
             ("bench train", "expected `seresnext bench infer` or `seresnext bench serve`, got"),
-            ("data", "or `seresnext data pack` or `seresnext data demo`, got nothing; see"),
+            (
+                "data",
+                "or `seresnext data show` or `seresnext data demo`, got nothing",
+            ),
         ],
     )
     def test_wrong_usage_is_one_line(self, typed: str, line: str) -> None:

@@ -23,7 +23,7 @@ VERBS = {
     "average": "the average of a run's checkpoints, or of runs from the same weights",
     "serve": "answer predictions over HTTP",
     "bench": "latency and throughput of artifacts side by side, and of the server",
-    "data": "check images, pack them into tar shards, make the demo data set",
+    "data": "check, show and pack images, make the demo data set",
     "doctor": "what works on this machine, and what to install",
 }
 """Verb -> what it does; each is the module of its name, with `run(argv) -> exit code`."""

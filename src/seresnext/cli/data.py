@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import DataConfig
+from ..config import DataConfig, load_config
+from ..config.recipes import recipe
+from ..config.typed import with_flags
 from ..errors import UsageError, listed, printable
 from ..files import to_json
 from ..flags import HELP, Positional, parse
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 WORDS = {
     "check": "decode every image; list what is unreadable, odd or there twice",
     "pack": "write images as tar shards",
+    "show": "draw training images as the network gets them",
     "demo": "write the handwritten digits",
 }
 """Second word -> what it does."""
@@ -74,6 +77,26 @@ class DataCheckArgs(JsonOption, DecodingOptions):
     """Images with more pixels are not read."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataShowArgs(DecodingOptions):
+    """Draw the first training images of a run as the network gets them."""
+
+    source: Positional[Path]
+    """Folder, list or archives, as train takes them."""
+    out: Path = Path("training-images.png")
+    """PNG to write."""
+    recipe: str | None = None
+    """Whose augmentation; `seresnext recipes` lists them. By default finetune."""
+    config: Path | None = None
+    """A run's config.json instead of a recipe."""
+    images: int = 36
+    """Number of images, 2 to 256; rounded up to whole pairs and repeats."""
+    image_size: int | None = None
+    """Side of the images, pixels."""
+    seed: int | None = None
+    """Another number draws others."""
+
+
 def run(argv: list[str]) -> int:
     if argv and argv[0] in HELP:
         print("usage: seresnext data WORD [OPTIONS]\n")
@@ -81,7 +104,7 @@ def run(argv: list[str]) -> int:
         print("\n`seresnext data WORD --help` lists the options.")
         return 0
     word, argv = second_word(argv, "seresnext data", tuple(WORDS))
-    return {"check": _check, "pack": _pack, "demo": _demo}[word](argv)
+    return {"check": _check, "pack": _pack, "show": _show, "demo": _demo}[word](argv)
 
 
 def _demo(argv: list[str]) -> int:
@@ -179,6 +202,29 @@ def _split_lines(split: SplitReport) -> Iterator[str]:
 
 def _size(entry: dict[str, Any]) -> str:
     return f"{entry['width']} x {entry['height']} ({entry['file']})"
+
+
+def _show(argv: list[str]) -> int:
+    args = parse(DataShowArgs, argv, "seresnext data show")
+    if not 2 <= args.images <= 256:
+        raise UsageError(f"--images: expected 2 to 256, got {args.images}")
+    if args.out.suffix.lower() != ".png":
+        raise UsageError(f"--out {args.out}: expected a name that ends in .png")
+    if args.recipe and args.config:
+        raise UsageError("give --recipe or --config, not both")
+    from ..data.show import write_sheet
+
+    typed = {"data": str(args.source), "workers": args.workers, "seed": args.seed}
+    typed |= {"image_size": args.image_size}
+    base = load_config(args.config) if args.config else recipe(args.recipe or "finetune")
+    config = with_flags(base, {key: value for key, value in typed.items() if value is not None})
+    data = replace(config.data, train="", val="", drop_last=False)
+    if Path(base.data.root).resolve() != args.source.resolve():
+        data = replace(data, val_share=None)  # that of other images
+    config = replace(config, data=data)
+    images = write_sheet(config, args.out, args.images)
+    print(f"{printable(str(args.out))}: {images} images as {config.recipe} trains on them")
+    return 0
 
 
 def _bytes(text: str) -> int:

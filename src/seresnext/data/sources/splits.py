@@ -170,7 +170,7 @@ def _whole(root: Path, val: Part | None) -> Path:
     if not root.is_dir() or val is not None or (below("train").is_dir() and not _has_classes(root)):
         raise UserError(
             f"no training images: expected {root}/train/{LAYOUT}, or {root}/{LAYOUT} with every "
-            "image in the folder of its class, or tar shards; or name the folder with --train-data"
+            "image in the folder of its class, or tar shards; or name it with train --train-data"
         )
     return root
 
