@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from seresnext.config import AugmentConfig
 from seresnext.data import augment as ops
@@ -321,6 +321,31 @@ class TestColor:
     def test_all_orders_occur(self) -> None:
         orders = {ops._ORDERS[int(draws(0, 0, i)[ops._COLOR][0] * 24)] for i in range(400)}
         assert len(orders) == 24
+
+
+class TestThreeAugment:
+    @pytest.mark.parametrize("strength", [0.0, 0.3, 0.99])
+    def test_agrees_with_pillow(self, photo: Make, strength: float) -> None:
+        image = photo(96, 64)
+        pillow = Image.fromarray(image)
+        blurred = pillow.filter(ImageFilter.GaussianBlur(0.1 + 1.9 * strength))
+        grey = pillow.convert("L").convert("RGB")
+        assert difference(ops.grey(image, strength), grey).max() <= 1
+        assert difference(ops.solarize(image, strength), ImageOps.solarize(pillow)).max() == 0
+        assert difference(ops.blur(image, strength), blurred).mean() < 1.5  # three boxes
+
+    def test_each_is_drawn_equally_often_and_again_the_same(self, photo: Make) -> None:
+        config = replace(PLAIN, crop_scale=(1.0, 1.0), image_size=32, three_augment=0.75)
+        image = photo(32, 32)
+        plain = [image, ops.grey(image, 0), ops.solarize(image, 0)]
+        counts = [0] * 4
+        for index in range(1200):
+            out = augment(image, config, sample_rng(0, 1, index))
+            same = [np.array_equal(out, each) for each in plain]
+            counts[same.index(True) if any(same) else 3] += 1
+        assert all(240 < count < 360 for count in counts), counts
+        first, again = (augment(image, config, sample_rng(5, 2, 7)) for _ in range(2))
+        assert np.array_equal(first, again)
 
 
 class TestErasing:

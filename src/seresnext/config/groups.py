@@ -155,6 +155,9 @@ class AugmentConfig:
         Probability, Probability, Probability, Annotated[float, Field(ge=0, le=0.5)]
     ] = (0.4, 0.4, 0.4, 0.1)
     """Strength of brightness, contrast, saturation and hue jitter; 0 is off."""
+    three_augment: Probability = 0.0
+    """Before the jitter: probability of greying, solarizing or blurring the image, one of them
+    (arXiv:2204.07118, where it is 1)."""
     erase: Probability = 0.0
     """Probability of random erasing (arXiv:1708.04896)."""
     mixup: Alpha = 0.0

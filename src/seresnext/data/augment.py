@@ -1,4 +1,4 @@
-"""Training augmentation: crop, resize, shift, rotation, flip, colour, erasing, mixing.
+"""Training augmentation: crop, resize, shift, rotation, flip, colour, blur, erasing, mixing.
 
 An image's random numbers are drawn at once, and each operation has fixed positions among them
 (`_CROP` and so on), so that enabling one does not change the others. Semantics are torchvision's;
@@ -25,7 +25,8 @@ _ROTATE = 42
 _FLIP = 43
 _COLOR = slice(44, 49)
 _ERASE = slice(49, 50 + 4 * _TRIES)
-_DRAWS = 90
+_THREE = slice(90, 93)
+_DRAWS = 93
 
 _ORDERS = tuple(itertools.permutations(range(4)))
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's convert("L")
@@ -66,6 +67,9 @@ def _finish(
         image = rotate(image, _between(draws[_ROTATE], -config.rotate, config.rotate))
     if draws[_FLIP] < config.hflip:
         image = cv2.flip(image, 1)
+    chance, kind, strength = draws[_THREE]
+    if chance < config.three_augment:
+        image = THREE[int(kind * len(THREE))](image, strength)
     if any(config.color_jitter):
         image = color_jitter(image, config.color_jitter, draws[_COLOR])
     erased = draw_erase(config, draws[_ERASE])
@@ -215,6 +219,26 @@ def hue(image: NDArray[np.uint8], turn: float) -> NDArray[np.uint8]:
     hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
     hsv[..., 0] += np.float32(360 * (turn % 1))
     return cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
+
+
+def grey(image: NDArray[np.uint8], _strength: float) -> NDArray[np.uint8]:
+    """Return the image without colour, in three equal channels (torchvision's Grayscale)."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def solarize(image: NDArray[np.uint8], _strength: float) -> NDArray[np.uint8]:
+    """Invert the levels from 128 up (Pillow's ImageOps.solarize)."""
+    return cv2.min(image, cv2.bitwise_not(image))
+
+
+def blur(image: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
+    """Blur with a Gaussian of 0.1 to 2 pixels, for strengths 0 to 1; the edge is repeated."""
+    sigma = _between(strength, 0.1, 2.0)
+    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+
+
+THREE = (grey, solarize, blur)
+"""What `three_augment` draws from, equally often: from an image and a number in [0, 1)."""
 
 
 def mean_color(config: AugmentConfig) -> NDArray[np.uint8]:
