@@ -32,7 +32,8 @@ validating on .*: 12 images
 (epoch: (\d) step: 6, loss is \d+\.\d{6}
 epoch time: \d+\.\d{3} ms, per step time: \d+\.\d{3} ms
 epoch: \2 validation accuracy is {'top_1_accuracy': [\d.]+, 'top_5_accuracy': 1\.0}
-){3}the model has the (best|last) weights, .*
+){3}[\d.]+ images/s, bound by .*
+the model has the (best|last) weights, .*
 train success
 """
 
