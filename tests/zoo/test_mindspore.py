@@ -15,7 +15,8 @@ pytestmark = pytest.mark.slow  # MindSpore compiles each network for half a minu
 LINES = r"""(epoch: (\d) step: 6, loss is \d+\.\d{6}
 epoch time: \d+\.\d{3} ms, per step time: \d+\.\d{3} ms
 epoch: \2 validation accuracy is {'top_1_accuracy': [\d.]+, 'top_5_accuracy': 1\.0}
-){2}the model has the (best|last) weights, .*
+){2}[\d.]+ images/s, bound by .*
+the model has the (best|last) weights, .*
 train success
 """
 
