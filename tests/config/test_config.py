@@ -107,6 +107,14 @@ def test_unreadable_config_files(tmp_path: Path) -> None:
         load_config(tmp_path / "broken.json")
 
 
+def test_naming_training_images_drops_the_folder_of_the_recipe() -> None:
+    demo = recipe("demo")
+    assert demo.replace(train_data="photos").data.root == ""
+    both = demo.replace(train_data="photos", data="all").data
+    assert (both.root, both.train) == ("all", "photos")
+    assert demo.replace(val_data="photos").data.root == "data/digits"
+
+
 @pytest.mark.parametrize(
     ("text", "steps"),
     [

@@ -133,6 +133,8 @@ class Config:
                 raise UserError(f"no setting {name!r}; the names are {', '.join(SHORT_NAMES)}")
         if "lr_per_256" in values.get("optim", ()):  # of the two rates, the one set last counts
             values["optim"].setdefault("lr", None)
+        if values.get("data", {}).get("train"):  # no validation images of another data set
+            values["data"].setdefault("root", "")
         return dataclasses.replace(
             self,
             **{
