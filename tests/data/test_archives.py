@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import sys
 import tarfile
 from collections import Counter
@@ -246,11 +247,13 @@ class TestImageNet:
         """The folders' run, undisturbed, gives the same weights."""
         archives, folders = both
         run_cli(*train_arguments(folders, tmp_path / "whole", 10, 4))
-        arguments = train_arguments(archives, tmp_path / "run", 10, 4)
+        often = ("--run.save-every", "2 steps")
+        arguments = train_arguments(archives, tmp_path / "run", 10, 4, *often)
         killed = [sys.executable, RECORDING, str(tmp_path), "7:SIGKILL", *arguments]
         assert finish(start(killed), timeout=120).returncode == -9
         done = run_cli(*arguments)
-        assert "resuming after step 4" in done.stdout
+        # The checkpoint of step 4 is on disk when that of step 6 begins, which may be cut short.
+        assert re.search(r"resuming after step [46]\b", done.stdout)
         assert digest(tmp_path / "run") == digest(tmp_path / "whole")
 
     def test_no_images_for_training(self, both: tuple[Path, Path], tmp_path: Path) -> None:
