@@ -14,6 +14,7 @@ from seresnext.cli.train import arguments
 from seresnext.config import RECIPES, Config, recipe
 from seresnext.config.recipes import LABELS, describe
 from seresnext.config.typed import with_flags
+from seresnext.training.estimate import estimate
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -81,6 +82,24 @@ class TestPlan:
         small = ("--model.layers", 1, 1, 1, 1, "--model.cardinality", 2)
         done = run_cli("train", "--recipe", "demo", *given, *small, "--run.no-report")
         assert f"{found['plan']['total_steps']} steps of 8 images" in done.stdout
+
+    def test_growing_images_take_less_time(self) -> None:
+        """Half of the steps at half the side: 1/2 + 1/8 of the pixels."""
+        sizes = {"image_size": 64, "start_size": 32, "grow_begin": 0.5, "grow_end": 0.5}
+        found, usual = (
+            estimate(recipe("demo").replace(augment=a), 3200, 0, 1, images_per_second=10)
+            for a in (sizes, {"image_size": 64})
+        )
+        assert found.hours
+        assert usual.hours
+        assert found.relative_pixels == found.hours / usual.hours == 0.625
+        validated = estimate(
+            recipe("demo").replace(augment=sizes | {"eval_image_size": 96}),
+            *(3200, 300, 1),
+            images_per_second=10,
+        )
+        more = 12 * 300 * 1.5**2 / 3 / 10 / 3600
+        assert validated.hours == pytest.approx(found.hours + more)
 
     def test_what_cannot_be_planned(self) -> None:
         assert "finetune is for any data: say how many" in refused("plan", "finetune")

@@ -1,4 +1,4 @@
-"""What the data pipeline hands to an engine for one step: plain numpy, static shapes."""
+"""What the data pipeline hands to an engine for one step: plain numpy, few shapes."""
 
 from __future__ import annotations
 

@@ -96,7 +96,9 @@ def find_lr(config: Config, rates: NDArray[np.float64], reporter: Reporter) -> T
         pieces = config.engine.virtual_shards or optim.accumulate
         share = Share(plan.batch_size, shards=pieces)
         reader = Reader(source, config.data)
-        batches = train_batches(reader, config.augment, share, config.run.seed)
+        batches = train_batches(
+            reader, config.augment, share, config.run.seed, image_size=plan.image_size
+        )
         stack.enter_context(closing(batches))
         if config.loss.teacher:
             teacher = open_teacher(config, engine, reporter.message)

@@ -48,7 +48,7 @@ def train(source, steps: int, augment: AugmentConfig = MIX, workers: int = 2, **
     data = replace(options.pop("data", DataConfig()), workers=workers)
     reader = Reader(source, data, options.pop("bad_images", BadImages()))
     seed, start_step = options.pop("seed", 3), options.pop("start_step", 0)
-    where = (seed, start_step, options.pop("mixed_steps", 10**9))
+    where = (seed, start_step, options.pop("mixed_steps", 10**9), options.pop("image_size", None))
     with closing(train_batches(reader, augment, Share(**options), *where)) as batches:
         return list(islice(batches, steps))
 
@@ -117,6 +117,25 @@ class TestTraining:
             for name in ARRAYS:
                 parts = [getattr(rank[step], name) for rank in ranks]
                 assert np.array_equal(np.concatenate(parts), getattr(batch, name)), name
+
+    def test_the_size_is_that_of_the_step(self, source: Source) -> None:
+        """Of every thread, rank and start; the samples and all else are those of one size."""
+
+        def side(step: int) -> int:
+            return 32 if step < 3 else 48
+
+        whole = train(source, 6, image_size=side, batch_size=8, workers=5)
+        for step, batch in enumerate(whole):
+            augment = replace(MIX, image_size=side(step))
+            (alone,) = train(source, 1, augment, start_step=step, batch_size=8)
+            assert batch.images.shape[1] == side(step)
+            assert same([batch], [alone])
+        assert same(whole[2:], train(source, 4, image_size=side, start_step=2, batch_size=8))
+        ranks = [
+            train(source, 6, image_size=side, rank=r, world_size=2, batch_size=4) for r in (0, 1)
+        ]
+        for batch, *parts in zip(whole, *ranks, strict=True):
+            assert np.array_equal(np.concatenate([p.images for p in parts]), batch.images)
 
     def test_repeated_images_are_augmented_anew(self, source: Source) -> None:
         """On three ranks, each has every image of the step once."""

@@ -156,6 +156,21 @@ class EngineContract:
         engine.train_step(good, LR)
         assert_same_bits(engine.state_dict(), after)
 
+    def test_the_size_of_images_may_change_between_steps(self) -> None:
+        """A step has the same bits whatever the sizes before it; evaluation has its own."""
+        batches = [random_batch(8, seed, side) for seed, side in enumerate((SIDE, 64, SIDE))]
+        engine = self.engine(ema_decay=0.9)
+        states, logits = [engine.state_dict()], []
+        for batch in batches:
+            engine.train_step(batch, LR)
+            states.append(engine.state_dict())
+            logits.append(engine.predict(random_batch(3).images))
+        for step in (2, 0, 1):
+            engine.load_state_dict(states[step])
+            engine.train_step(batches[step], LR)
+            assert_same_bits(engine.state_dict(), states[step + 1])
+            assert engine.predict(random_batch(3).images).tobytes() == logits[step].tobytes()
+
     def test_noise_comes_from_the_seed_of_the_batch(self) -> None:
         network = {"drop_path": 0.5, "dropout": 0.5}
         batch = random_batch(8)

@@ -29,11 +29,11 @@ def optim_and_loss(options: dict[str, Any]) -> tuple[OptimConfig, LossConfig]:
     return OptimConfig(**optim), LossConfig(**loss)
 
 
-def random_batch(size: int, seed: int = 0) -> Batch:
+def random_batch(size: int, seed: int = 0, side: int = SIDE) -> Batch:
     """Images of noise around a brightness that goes with the class, so that they can be learnt."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, size).astype(np.int32)
-    noise = rng.integers(0, 100, (size, SIDE, SIDE, 3))
+    noise = rng.integers(0, 100, (size, side, side, 3))
     images = (noise + 35 * labels[:, None, None, None]).astype(np.uint8)
     return Batch(
         images=images,

@@ -250,6 +250,21 @@ def test_steps(
             assert_same_step(step, mindspore.state_dict(), torch.state_dict())
 
 
+def test_steps_of_two_sizes() -> None:
+    """From the same state, images of 32 px and then of 64 px; the last with another weight."""
+    spec = tiny_spec()
+    optim = optim_and_loss({})
+    engines = [make(name, spec, random_weights(spec), *optim) for name in ("torch", "mindspore")]
+    start = engines[0].state_dict()
+    for side, changed in ((32, False), (64, False), (64, True)):
+        for engine in engines:
+            engine.load_state_dict(start)
+            start.model["layer2.0.conv2.weight"].flat[3] += 0.5 * changed
+            engine.train_step(random_batch(16, side=side), LR)
+        with red(changed):
+            assert_same_step(0, engines[1].state_dict(), engines[0].state_dict())
+
+
 @pytest.mark.parametrize("name", ["torch", "mindspore"])
 def test_bits(case: Case, pair: tuple[Engine, Engine, EngineState], name: str) -> None:
     """A loaded state goes on to the same bits; what is frozen keeps them, the rest moves."""

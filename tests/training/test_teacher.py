@@ -87,7 +87,10 @@ def test_an_artifact_teaches_as_its_run_does(
         losses.append(records(tmp_path / name)[0]["train/loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     message = refused(*arguments(images, tmp_path / "c", artifact, "--image-size", 64))
-    assert "takes images of 32 px, the run trains at 64" in message
+    assert "takes images of 32 px, the run trains at 64; use --image-size 32, or" in message
+    grows = ("--image-size", 64, "--augment.start-size", 32)
+    message = refused(*arguments(images, tmp_path / "d", artifact, *grows))
+    assert "trains at 32 to 64; use --image-size 32 --augment.start-size 0, or the run" in message
 
 
 def test_refused_before_training(one: Run, images: Path, tmp_path: Path) -> None:

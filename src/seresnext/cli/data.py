@@ -79,7 +79,7 @@ class DataCheckArgs(JsonOption, DecodingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DataShowArgs(DecodingOptions):
-    """Draw the first training images of a run as the network gets them."""
+    """Draw the first training images of a run as the network gets them, at their final size."""
 
     source: Positional[Path]
     """Folder, list or archives, as train takes them."""
@@ -217,6 +217,7 @@ def _show(argv: list[str]) -> int:
     typed = {"data": str(args.source), "workers": args.workers, "seed": args.seed}
     typed |= {"image_size": args.image_size}
     base = load_config(args.config) if args.config else recipe(args.recipe or "finetune")
+    base = base.replace(augment={"start_size": 0})
     config = with_flags(base, {key: value for key, value in typed.items() if value is not None})
     data = replace(config.data, train="", val="", drop_last=False)
     if Path(base.data.root).resolve() != args.source.resolve():

@@ -36,7 +36,7 @@ class PlanArgs(JsonOption):
     epochs: float | None = None
     """Length of the run."""
     images_per_second: float | None = None
-    """Measured training rate of all devices together."""
+    """Measured training rate of all devices together, at the recipe's full image size."""
     price: float | None = None
     """Of one device and hour."""
 
@@ -97,6 +97,7 @@ def _text(args: PlanArgs, config: Config, what: Intended, found: Estimate) -> st
             f"{plan.total_steps:,} ({config.run.duration}; {plan.steps_per_epoch:,.1f} an epoch), "
             f"{found.images:,} images seen",
         ),
+        *_sizes(found),
         ("rate", f"{plan.peak_lr:.4g} at its highest ({config.optim.name})"),
         ("validated", f"{found.evaluations:,} times"),
     ]
@@ -113,7 +114,8 @@ def _text(args: PlanArgs, config: Config, what: Intended, found: Estimate) -> st
             (
                 "time",
                 f"{found.hours:,.1f} h at {args.images_per_second:,.6g} images/s of all devices "
-                "(a validated image counts a third)",
+                + (f"at {plan.sizes[-1][1]} px " if len(plan.sizes) > 1 else "")
+                + "(a validated image counts a third)",
             )
         )
     if found.cost is not None:
@@ -128,3 +130,11 @@ def _text(args: PlanArgs, config: Config, what: Intended, found: Estimate) -> st
         )
     )
     return "\n".join(f"{name:<10} {text}" for name, text in rows)
+
+
+def _sizes(found: Estimate) -> list[tuple[str, str]]:
+    """The row about the sizes of training images, where they grow."""
+    if len(found.plan.sizes) == 1:
+        return []
+    sizes = ", ".join(f"{side} px from step {first + 1:,}" for first, side in found.plan.sizes)
+    return [("size", f"{sizes}; {found.relative_pixels:.0%} of the last one's pixels on average")]

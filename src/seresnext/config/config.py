@@ -166,7 +166,18 @@ class Config:
         )
         mixing = augment.mixup > 0 or augment.cutmix > 0
         rules = [
-            (augment.shift < augment.image_size, "augment.shift", "less than augment.image_size"),
+            (
+                augment.start_size <= augment.image_size,
+                *("augment.start_size", f"augment.image_size ({augment.image_size}) or less"),
+            ),
+            (
+                augment.grow_begin <= augment.grow_end,
+                *("augment.grow_begin", f"augment.grow_end ({augment.grow_end:g}) or less"),
+            ),
+            (
+                augment.shift < augment.smallest_size,
+                *("augment.shift", f"less than the {augment.smallest_size} px of the images"),
+            ),
             (
                 optim.momentum > 0 or not optim.nesterov,
                 *("optim.nesterov", "a momentum above 0 beside it"),

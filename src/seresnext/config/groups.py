@@ -56,7 +56,7 @@ def range_of_stages(text: str) -> str:
 
 def size_or_zero(side: int) -> int:
     if side != 0 and not 32 <= side <= 4096:
-        raise ValueError("0 (same as image_size) or 32 to 4096")
+        raise ValueError("0 (as image_size) or 32 to 4096")
     return side
 
 
@@ -141,6 +141,14 @@ class AugmentConfig:
 
     image_size: ImageSize = 224
     """Side of training images, pixels (32 to 4096)."""
+    start_size: Annotated[int, AfterValidator(size_or_zero)] = 0
+    """Side of training images at the start, pixels; they grow to `image_size`. 0 means `image_size`
+    from the start. The sides in between are multiples of 32: at most 2 + (image_size - start_size)
+    / 32 in all, for each of which a compiled step is compiled anew."""
+    grow_begin: Probability = 0.0
+    """Share of the run after which training images grow, linearly."""
+    grow_end: Probability = 0.75
+    """Share of the run after which they have `image_size`."""
     crop_scale: Annotated[tuple[Share, Share], AfterValidator(ordered)] = (0.08, 1.0)
     """Random-resized crop: share of the image's area. (1, 1) resizes the whole image."""
     crop_ratio: Annotated[tuple[Positive, Positive], AfterValidator(ordered)] = (3 / 4, 4 / 3)
@@ -179,6 +187,11 @@ class AugmentConfig:
     """Channel means that normalise pixels in 0..1."""
     std: tuple[Std, Std, Std] = IMAGENET_STD
     """Channel standard deviations that normalise pixels in 0..1."""
+
+    @property
+    def smallest_size(self) -> int:
+        """Side of the smallest training images, pixels."""
+        return self.start_size or self.image_size
 
     def input_spec(self) -> InputSpec:
         """Return the evaluation preprocessing, which is stored with the model."""

@@ -6,8 +6,8 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import islice
 
 import numpy as np
@@ -85,13 +85,14 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     mixed_steps: int = sys.maxsize,
+    image_size: Callable[[int], int] | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield this rank's augmented batches of steps `start_step`, `start_step` + 1, ... without end.
 
     Step k's global batch depends on the source, `augment`, `seed`, k and its size alone, and on
-    whether k is below `mixed_steps`: later ones are not mixed. Close the generator to end its
-    threads. Raises UserError for an unreadable image, unless such images are skipped; their rows
-    are then masked.
+    whether k is below `mixed_steps`: later ones are not mixed. `image_size` gives the side of step
+    k's images, pixels, instead of `augment`. Close the generator to end its threads. Raises
+    UserError for an unreadable image, unless such images are skipped; their rows are then masked.
     """
     source, data, size = reader.source, reader.config, share.batch_size
     global_batch = size * share.world_size
@@ -100,14 +101,20 @@ def train_batches(
     mixes = augment.mixup > 0 or augment.cutmix > 0
     assert not mixes or size % 2 == 0
 
-    def pixels(encoded: bytes, epoch: int, index: int) -> NDArray[np.uint8]:
-        return augment_encoded(encoded, augment, sample_rng(seed, epoch, index), data.max_pixels)
+    @cache
+    def sized(side: int) -> AugmentConfig:
+        return replace(augment, image_size=side)
+
+    def pixels(encoded: bytes, side: int, epoch: int, index: int) -> NDArray[np.uint8]:
+        rng = sample_rng(seed, epoch, index)
+        return augment_encoded(encoded, sized(side), rng, data.max_pixels)
 
     def fill(batch: Batch, step: int, rows: range) -> None:
-        first = order.positions(step)[share.rank * size]
+        first, side = order.positions(step)[share.rank * size], batch.images.shape[1]
         for row in rows:
             epoch, index = order.sample(first + row)
-            if not reader.read(batch, row, index, partial(pixels, epoch=epoch, index=index)):
+            make = partial(pixels, side=side, epoch=epoch, index=index)
+            if not reader.read(batch, row, index, make):
                 batch.images[row] = blank
         for row in rows[::2] if mixes and step < mixed_steps else ():
             pair = slice(row, row + 2)
@@ -118,7 +125,8 @@ def train_batches(
 
     def new(step: int) -> Batch:
         noise = batch_seed(seed, step) + share.rank * share.shards
-        return _new_batch(size, augment.image_size, noise)
+        side = image_size(step) if image_size else augment.image_size
+        return _new_batch(size, side, noise)
 
     return _batches(new, fill, range(start_step, sys.maxsize // size), size, data.workers)
 

@@ -24,8 +24,8 @@ def write_sheet(config: Config, out: Path, images: int) -> int:
     """Write the first images that a run would train on as a PNG; return how many.
 
     They are augmented and mixed as configured, in the order of the run, in rows from the left: at
-    least `images`, in whole pairs and as often as each is repeated. Unreadable ones are of one
-    colour. Raises UserError.
+    least `images`, in whole pairs and as often as each is repeated. All have the final size of a
+    run whose images grow. Unreadable ones are of one colour. Raises UserError.
     """
     together = math.lcm(2, config.augment.repeats)
     images += -images % together

@@ -24,6 +24,9 @@ class Estimate:
     plan: Plan
     images: int
     """Seen by the run, all devices."""
+    relative_pixels: float
+    """Pixels of a training image, the mean over the run, relative to one of `augment.image_size`:
+    1 where images do not grow."""
     evaluations: int
     hours: float | None
     """With evaluations; None without a rate."""
@@ -45,19 +48,24 @@ def estimate(
 ) -> Estimate:
     """Return what a run of `config` on so many images and devices takes.
 
-    `images_per_second` is of all devices together, `price` of one device and hour. Raises UserError
-    for a batch that does not fit the data.
+    `images_per_second` is of all devices together, at `augment.image_size`; the time of an image is
+    taken to be proportional to its pixels. `price` is of one device and hour. Raises UserError for
+    a batch that does not fit the data.
     """
     plan = make_plan(config, images, devices, devices * config.run.batch_size)
     seen = plan.total_steps * plan.global_batch
     every, last = plan.eval_every, plan.total_steps
     during = math.floor(last / every + 1e-9) if every else 0
     evaluations = during + (not due(last, every)) if val_images else 0
-    work = seen + evaluations * val_images / BACKWARD
+    side, eval_side = config.augment.image_size, config.augment.input_spec().image_size
+    relative_pixels = plan.pixels(0, last) / (last * side**2)
+    evaluated = evaluations * val_images * (eval_side / side) ** 2
+    work = seen * relative_pixels + evaluated / BACKWARD
     hours = work / images_per_second / 3600 if images_per_second else None
     device_hours = None if hours is None else hours * devices
     cost = None if device_hours is None or price is None else device_hours * price
-    return Estimate(plan, seen, evaluations, hours, device_hours, cost, _state_bytes(config))
+    memory = _state_bytes(config)
+    return Estimate(plan, seen, relative_pixels, evaluations, hours, device_hours, cost, memory)
 
 
 def _state_bytes(config: Config) -> int:

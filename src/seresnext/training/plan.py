@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
-from ..config import Config
+from ..config import AugmentConfig, Config
 from ..config.durations import duration_steps, whole_steps
 from ..errors import UserError
 from ..model.architecture import LAST_STRIDE
@@ -23,6 +25,8 @@ class Plan:
     total_steps: int
     mixed_steps: int
     """Steps, from the first, with mixup and CutMix (`augment.mix_off`)."""
+    sizes: tuple[tuple[int, int], ...]
+    """(Step that has it first, side of the training images in pixels)."""
     log_every: float
     eval_every: float
     """0: only at the end."""
@@ -31,6 +35,34 @@ class Plan:
     """Steps in a row with a loss or gradient that is not finite, after which the run stops."""
     peak_lr: float
     """Learning rate after the warmup, at the global batch."""
+
+    def image_size(self, step: int) -> int:
+        """Return the side of the training images of `step` (from 0), pixels."""
+        return next(side for first, side in reversed(self.sizes) if step >= first)
+
+    def pixels(self, start: int, end: int) -> int:
+        """Return the pixels of one image of each step from `start` to before `end`, added up."""
+        ends = [*(first for first, _ in self.sizes[1:]), end]
+        return sum(
+            side**2 * max(min(end, after) - max(start, first), 0)
+            for (first, side), after in zip(self.sizes, ends, strict=True)
+        )
+
+
+def image_sizes(augment: AugmentConfig, total_steps: int) -> tuple[tuple[int, int], ...]:
+    """Return (first step, side in pixels) of each size of training images, in ascending order.
+
+    A step has the side that is nearest to the straight line, of the two ends and the multiples of
+    32 between them, which is FFCV's rounding (arXiv:2306.12517).
+    """
+    small, large = augment.smallest_size, augment.image_size
+    begin, length = augment.grow_begin, augment.grow_end - augment.grow_begin
+    first_steps = {0: small}
+    for before, side in pairwise([small, *range(small // 32 * 32 + 32, large, 32), large]):
+        if side > before:
+            share = begin + length * ((before + side) / 2 - small) / (large - small)
+            first_steps[math.ceil(share * total_steps - 1e-6)] = side
+    return tuple(first_steps.items())
 
 
 def make_plan(config: Config, images: int, world_size: int, global_batch: int) -> Plan:
@@ -79,6 +111,7 @@ def make_plan(config: Config, images: int, world_size: int, global_batch: int) -
         steps_per_epoch=epoch,
         total_steps=total_steps,
         mixed_steps=total_steps - whole_steps(config.augment.mix_off, epoch, global_batch),
+        sizes=image_sizes(config.augment, total_steps),
         log_every=max(steps(run.log_every), 1.0),
         eval_every=steps(run.eval_every),
         save_every=steps(run.save_every),
@@ -92,13 +125,15 @@ def _check_batch_norm(config: Config, batch_size: int, world_size: int) -> None:
     shards = config.engine.virtual_shards
     pieces = shards // world_size if shards else config.optim.accumulate
     images = batch_size // pieces * (world_size if config.engine.sync_bn else 1)
-    side = -(-config.augment.image_size // LAST_STRIDE)
+    smallest = config.augment.smallest_size
+    side = -(-smallest // LAST_STRIDE)
     fixed = config.optim.freeze_bn or "layer4" in stages_between(config.optim.freeze)
     if images * side**2 > 1 or fixed:
         return
     cut = f", cut into {pieces} pieces," if pieces > 1 else ""
+    option = "--augment.start-size" if config.augment.start_size else "--image-size"
     raise UserError(
         f"run.batch_size: {batch_size} images on each process{cut} leave batch norm one value per "
-        f"channel in the last stage at {config.augment.image_size} px; expected "
-        f"{2 * pieces} or more, --image-size {LAST_STRIDE + 1} or more, or --optim.freeze-bn"
+        f"channel in the last stage at {smallest} px; expected "
+        f"{2 * pieces} or more, {option} {LAST_STRIDE + 1} or more, or --optim.freeze-bn"
     )

@@ -125,6 +125,7 @@ def open_run(config: Config, reporter: Reporter, on_saved: OnSaved | None = None
             config.run.seed,
             progress.step,
             plan.mixed_steps,
+            plan.image_size,
         )
         stack.enter_context(closing(batches))
         if teacher:
@@ -280,6 +281,9 @@ def describe(run: Run) -> list[str]:
         ]
     if run.finished():
         return [text, f"already finished at step {progress.step}; its model is written now"]
+    if len(plan.sizes) > 1:
+        sizes = ", ".join(f"{side} px from step {first + 1}" for first, side in plan.sizes)
+        text += f"; images grow: {sizes}"
     if progress.step:
         return [text, f"resuming after step {progress.step}"]
     return [text]

@@ -75,6 +75,7 @@ class StepLog:
             return
         values = [self.engine.fetch(scalars) for scalars, _, _ in self.pending]
         first = self.step - len(values) + 1
+        pixels = self.plan.pixels(first - 1, self.step)
         for offset, (value, (_, index, _)) in enumerate(zip(values, self.pending, strict=True)):
             self._check(first + offset, value, index)
         now = time.perf_counter()
@@ -87,7 +88,8 @@ class StepLog:
             "lr": self.pending[-1][2],
             "images_per_second": len(values) * self.plan.global_batch / seconds,
             "data_wait": self.waited / seconds,
-            "remaining": (self.plan.total_steps - self.step) * self._pace(seconds / len(values)),
+            "remaining": self._pace(seconds / pixels)
+            * self.plan.pixels(self.step, self.plan.total_steps),
         }
         self._write(record)
         self.flushes += 1
@@ -115,7 +117,7 @@ class StepLog:
         return f"{rate}, bound by computing ({share:.0%} of the time waiting for data){hint}"
 
     def _pace(self, latest: float) -> float:
-        """Return seconds per step, smoothed over some flushes."""
+        """Return seconds per pixel of an image, smoothed over some flushes."""
         self.pace = latest if self.pace is None else 0.8 * self.pace + 0.2 * latest
         return self.pace
 

@@ -59,12 +59,15 @@ def open_teacher(config: Config, engine: Engine, say: Callable[[str], None]) -> 
     if path.suffix in ARTIFACTS:
         device = "auto" if engine.world_size == 1 else own_device
         model = create_runtime(path, device=device, threads=engine.threads)
-        if model.spec.input.image_size != side:
+        only, smallest = model.spec.input.image_size, config.augment.smallest_size
+        if not smallest == side == only:
             model.close()
+            grows = smallest < side
             raise UserError(
-                f"loss.teacher: {name} takes images of {model.spec.input.image_size} px, the run "
-                f"trains at {side}; use --image-size {model.spec.input.image_size}, or the run or "
-                "weights that it was made from, which take any size"
+                f"loss.teacher: {name} takes images of {only} px, the run trains at "
+                f"{f'{smallest} to {side}' if grows else side}; use --image-size {only}"
+                f"{' --augment.start-size 0' if grows else ''}, or the run or weights that it was "
+                "made from, which take any size"
             )
     else:
         loaded = load_weights(path)

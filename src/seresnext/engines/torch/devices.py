@@ -108,7 +108,7 @@ def prepare(device: torch.device, config: EngineConfig, local_world: int) -> Non
     if device.type in ("cuda", "npu"):
         getattr(torch, device.type).set_device(device)
     if device.type == "cuda":
-        # Shapes never change in training, so measuring the algorithms once pays off.
+        # Shapes hardly ever change in training, so measuring the algorithms once pays off.
         torch.backends.cudnn.benchmark = True
         # fp32 means fp32: TensorFloat-32 keeps 10 bits of the mantissa. For speed there is bf16.
         torch.backends.cudnn.allow_tf32 = False
