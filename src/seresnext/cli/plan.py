@@ -106,7 +106,8 @@ def _text(args: PlanArgs, config: Config, what: Intended, found: Estimate) -> st
             (
                 "time",
                 "--images-per-second N says it; a run of some hundred steps on your machine "
-                "shows N in its log",
+                "shows N in its log"
+                + (", with --augment.start-size 0" if len(plan.sizes) > 1 else ""),
             )
         )
     else:

@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
     else:
         for name in names:
             found = describe(name)
-            print(f"{name:<10} {found.summary}\n{'':<10} run here: {found.facts['Run here']}")
+            print(f"{name:<17} {found.summary}\n{'':<17} run here: {found.facts['Run here']}")
         print("`seresnext recipes NAME` prints one")
     return 0
 

@@ -52,8 +52,8 @@ class Plan:
 def image_sizes(augment: AugmentConfig, total_steps: int) -> tuple[tuple[int, int], ...]:
     """Return (first step, side in pixels) of each size of training images, in ascending order.
 
-    A step has the side that is nearest to the straight line, of the two ends and the multiples of
-    32 between them, which is FFCV's rounding (arXiv:2306.12517).
+    Of the two ends and the multiples of 32 between them, a step has the side that is nearest to the
+    straight line: FFCV's rounding (train_imagenet.py of github.com/libffcv/ffcv-imagenet).
     """
     small, large = augment.smallest_size, augment.image_size
     begin, length = augment.grow_begin, augment.grow_end - augment.grow_begin
