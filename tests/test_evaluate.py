@@ -6,14 +6,17 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
 import scipy.stats
+from PIL import Image
 
 import seresnext
 from runs import Run, refused, run_cli
+from seresnext.data.preprocess import preprocess
 from seresnext.model.saved_model import load_model, save_model
 from seresnext.model.spec import ModelSpec
 from seresnext.significance import (
@@ -118,6 +121,29 @@ class TestInputs:
         line = refused("evaluate", artifact, "--data", images, "--image-size", 48)
         assert "--image-size 48: this file computes 32 px only" in line
         assert evaluated(artifact, "--data", images, "--crop-ratio", 0.5)[0]["crop_ratio"] == 0.5
+
+
+class TestMirrorImages:
+    def test_answers_are_the_mean_of_both(self, one: Run, images: Path, tmp_path: Path) -> None:
+        """Of runs and artifacts; computed by hand, image by image."""
+        artifact, files = tmp_path / "model.onnx", sorted((images / "val").glob("*/*"))
+        run_cli("export", one.folder, "--out", artifact)
+        for model in (one.folder, artifact):
+            given = (model, "--data", images)
+            (found,), (plain,) = evaluated(*given, "--flip"), evaluated(*given)
+            loss, right = 0.0, 0
+            with seresnext.load(model) as loaded:
+                for file in files:
+                    pixels = preprocess(np.asarray(Image.open(file).convert("RGB")), loaded.input)
+                    both = loaded.logits(np.stack([pixels, cv2.flip(pixels, 1)]))
+                    mean, label = both.mean(0), loaded.class_names.index(file.parent.name)
+                    loss += float(scipy.special.logsumexp(mean) - mean[label]) / len(files)
+                    right += mean.argmax() == label
+            assert found["loss"] == pytest.approx(loss, rel=1e-4)
+            assert found["top1"] == right / len(files)
+            assert (found["flip"], plain["flip"]) == (True, False)
+            assert abs(plain["loss"] - loss) > 1e-3 * loss, "or the test cannot fail"
+        assert "mean of the logits" in run_cli("evaluate", *given, "--flip").stdout
 
 
 class TestClasses:

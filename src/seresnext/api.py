@@ -143,6 +143,7 @@ class Model:
         on_bad_image: Literal["stop", "skip"] | None = None,
         image_size: int | None = None,
         crop_ratio: float | None = None,
+        flip: bool = False,
         present_classes: bool = False,
     ) -> Evaluation:
         """Return accuracy, loss and calibration on labelled images; every image counts once.
@@ -150,7 +151,8 @@ class Model:
         `data` holds `val/<class>/` (or valid, validation, test), or `<class>/` itself, or is a
         list; of a run's own data without splits, the images that the run held out count.
         `batch_size` does not change the result. `workers` decode; 0 means one per core.
-        `image_size` and `crop_ratio` replace the model's own (an artifact's size is fixed).
+        `image_size` and `crop_ratio` replace the model's own (an artifact's size is fixed). `flip`
+        answers by the mean of the logits for an image and its mirror image, at twice the work.
         `present_classes` chooses among the classes that have images here, as ImageNet-A and
         ImageNet-R are evaluated. Raises UserError for a folder of another layout and for an
         unreadable image, unless `on_bad_image` is "skip" (by default as in the run).
@@ -165,6 +167,7 @@ class Model:
             reading=self.reading,
             image_size=image_size,
             crop_ratio=crop_ratio,
+            flip=flip,
             present_classes=present_classes,
         )
         return evaluate_folder(self.runtime, data, options)
@@ -179,6 +182,7 @@ class Model:
         on_bad_image: Literal["stop", "skip"] | None = None,
         image_size: int | None = None,
         crop_ratio: float | None = None,
+        flip: bool = False,
         present_classes: bool = False,
     ) -> Difference:
         """Evaluate this model and another on the same images, and test whether they differ.
@@ -197,6 +201,7 @@ class Model:
             reading=self.reading,
             image_size=image_size,
             crop_ratio=crop_ratio,
+            flip=flip,
             present_classes=present_classes,
         )
         return compare_folder(self.runtime, other.runtime, data, options)

@@ -48,6 +48,8 @@ class Evaluation(Metrics):
     """Those of them that have images here."""
     image_size: int
     crop_ratio: float
+    flip: bool
+    """Whether the answers are those for an image and its mirror image together."""
     data: str
     """Which images these are."""
     unread_images: tuple[str, ...]
@@ -118,6 +120,8 @@ class EvaluateOptions:
     image_size: int | None = None
     """None is the model's own."""
     crop_ratio: float | None = None
+    flip: bool = False
+    """Answer by the mean of the logits for an image and for its mirror image."""
     present_classes: bool = False
     """Choose among the classes that have images here."""
 
@@ -198,13 +202,19 @@ def _answers(
     reader = Reader(source, images.reader.config)  # its own record of unreadable images
     answers, sample = Answers(len(source)), LogitSample(len(source), len(columns))
 
+    def predict(pixels: NDArray[Any]) -> NDArray[Any]:
+        logits = model.predict(pixels)
+        if options.flip:
+            logits = (logits + model.predict(np.ascontiguousarray(pixels[:, :, ::-1]))) / 2
+        return logits[:, columns]
+
     def observe(batch: Batch, logits: NDArray[Any]) -> None:
         answers.add(batch, logits)
         sample.add(batch, logits)
 
     with closing(eval_batches(reader, seen, Share(options.batch_size))) as batches:
         metrics = evaluate(
-            lambda pixels: model.predict(pixels)[:, columns],
+            predict,
             batches,
             unread=lambda: reader.bad_images.count,
             observe=observe,
@@ -218,6 +228,7 @@ def _answers(
         classes_present=len(np.unique(source.labels)),
         image_size=seen.image_size,
         crop_ratio=seen.crop_ratio,
+        flip=options.flip,
         data=str(images.part),
         unread_images=tuple(reader.bad_images.names()),
     )

@@ -36,6 +36,8 @@ class EvaluateArgs(JsonOption, ReadingOptions, DecodingOptions, ComputeOptions):
     """Sides of the images, pixels, instead of the model's: 224,256,288."""
     crop_ratio: tuple[float, ...] = ()
     """Crop ratios instead of the model's: 0.875,0.95,1.0."""
+    flip: bool = False
+    """Answer by the mean of the logits for an image and its mirror image, at twice the work."""
     present_classes: bool = False
     """Choose among the classes that have images here (ImageNet-A, ImageNet-R)."""
     val_share: float | None = None
@@ -64,6 +66,7 @@ def run(argv: list[str]) -> int:
             "batch_size": args.batch_size,
             "workers": args.workers,
             "on_bad_image": args.on_bad_image,
+            "flip": args.flip,
             "present_classes": args.present_classes,
         }
         if args.against:
@@ -116,6 +119,8 @@ def _of(evaluation: Evaluation) -> str:
     lines = [f"images: {printable(evaluation.data)}"]
     if interval_text(evaluation.top1, evaluation.images):
         lines.append("in brackets: 95 % intervals for so few images")
+    if evaluation.flip:
+        lines.append("answers: the mean of the logits for an image and its mirror image")
     missing = evaluation.classes - evaluation.classes_present
     if missing:
         lines.append(
