@@ -100,6 +100,9 @@ class TestPlan:
         )
         more = 12 * 300 * 1.5**2 / 3 / 10 / 3600
         assert validated.hours == pytest.approx(found.hours + more)
+        text = run_cli("plan", "imagenet-fast-16", "--images-per-second", 9000).stdout
+        assert "size       160 px from step 1, 192 px from step 3,755; 77% of the last" in text
+        assert "images/s of all devices at 192 px (a validated" in text
 
     def test_what_cannot_be_planned(self) -> None:
         assert "finetune is for any data: say how many" in refused("plan", "finetune")

@@ -18,7 +18,7 @@ from seresnext.data.sources import open_splits
 from seresnext.files import to_json
 
 
-@pytest.mark.parametrize("name", ["finetune", "imagenet"])
+@pytest.mark.parametrize("name", ["finetune", "imagenet", "imagenet-fast-16"])
 def test_it_is_the_runs_first_batch(images: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "sheet.png"
     arguments = ("--recipe", name, "--images", 5, "--image-size", 32, "--seed", 3)
