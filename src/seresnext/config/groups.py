@@ -20,6 +20,7 @@ from ..model.spec import (
 from ..model.stages import stages_between
 from ..schema import Count, NonNegative, PositiveInt, Probability, Rate, checked
 from .durations import Duration, OptionalDuration, PositiveDuration
+from .policy import policy_text
 
 EngineName = Literal["torch", "mindspore"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
@@ -159,6 +160,10 @@ class AugmentConfig:
     """Random rotation by up to this many degrees, edges repeated."""
     hflip: Probability = 0.5
     """Probability of a horizontal flip."""
+    policy: Annotated[str, AfterValidator(policy_text)] = ""
+    """Operations drawn for each image, between flip and colour jitter: RandAugment in timm's
+    notation (rand-m7-n2-mstd0.5-inc1; arXiv:1909.13719), `trivial` (TrivialAugment Wide,
+    arXiv:2103.10158) or `auto` (AutoAugment for ImageNet, arXiv:1805.09501). Empty is none."""
     color_jitter: tuple[
         Probability, Probability, Probability, Annotated[float, Field(ge=0, le=0.5)]
     ] = (0.4, 0.4, 0.4, 0.1)

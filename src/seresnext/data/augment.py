@@ -1,8 +1,8 @@
-"""Training augmentation: crop, resize, shift, rotation, flip, colour, blur, erasing, mixing.
+"""Training augmentation: crop, resize, shift, rotation, flip, policy, colour, erasing, mixing.
 
 An image's random numbers are drawn at once, and each operation has fixed positions among them
-(`_CROP` and so on), so that enabling one does not change the others. Semantics are torchvision's;
-the arithmetic is OpenCV's, within a level or two of Pillow's.
+(`_CROP` and so on), so that enabling one does not change the others; those of a policy follow.
+Semantics are torchvision's; what is done with pixels is in `operations.py`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ..config import AugmentConfig
+from ..config.policy import parse_policy
+from . import operations
 from .decode import Box, open_image
+from .policy import apply_policy, draws_of
 
 _TRIES = 10
 _CROP = slice(0, 4 * _TRIES)
@@ -29,14 +33,13 @@ _THREE = slice(90, 93)
 _DRAWS = 93
 
 _ORDERS = tuple(itertools.permutations(range(4)))
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's convert("L")
 
 
 def augment(
     image: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Return an augmented image, uint8 [S, S, 3] with S = `config.image_size`, from [H, W, 3]."""
-    draws = rng.random(_DRAWS).tolist()
+    draws = _draw(config, rng)
     height, width = image.shape[:2]
     box = draw_crop(width, height, config, draws[_CROP])
     image = image[box.y : box.y + box.height, box.x : box.x + box.width]
@@ -50,10 +53,15 @@ def augment_encoded(
 
     The crop is drawn from the size in the header, so that only what it needs of a JPEG is decoded.
     """
-    draws = rng.random(_DRAWS).tolist()
+    draws = _draw(config, rng)
     image = open_image(data, max_pixels)
     box = draw_crop(image.width, image.height, config, draws[_CROP])
     return _finish(image.crop(box, config.image_size), config, draws)
+
+
+def _draw(config: AugmentConfig, rng: np.random.Generator) -> list[float]:
+    """Return an image's random numbers."""
+    return rng.random(_DRAWS + draws_of(parse_policy(config.policy))).tolist()
 
 
 def _finish(
@@ -62,11 +70,17 @@ def _finish(
     """Apply everything after the crop."""
     image = resize(image, config.image_size)
     if config.shift:
-        image = shift(image, *(_integer(u, -config.shift, config.shift) for u in draws[_SHIFT]))
+        image = operations.shift(
+            image, *(_integer(u, -config.shift, config.shift) for u in draws[_SHIFT])
+        )
     if config.rotate:
-        image = rotate(image, _between(draws[_ROTATE], -config.rotate, config.rotate))
+        image = operations.rotate(image, _between(draws[_ROTATE], -config.rotate, config.rotate))
     if draws[_FLIP] < config.hflip:
         image = cv2.flip(image, 1)
+    policy = parse_policy(config.policy)
+    if policy:
+        red, green, blue = mean_color(config).tolist()
+        image = apply_policy(image, policy, draws[_DRAWS:], (red, green, blue))
     chance, kind, strength = draws[_THREE]
     if chance < config.three_augment:
         image = THREE[int(kind * len(THREE))](image, strength)
@@ -74,7 +88,7 @@ def _finish(
         image = color_jitter(image, config.color_jitter, draws[_COLOR])
     erased = draw_erase(config, draws[_ERASE])
     if erased:
-        image = erase(image, erased, mean_color(config))
+        image = operations.erase(image, erased, mean_color(config))
     return image
 
 
@@ -159,25 +173,6 @@ def _antialias(factor: int) -> NDArray[np.uint8]:
     return (kernel / 256).astype(np.float32)
 
 
-def shift(image: NDArray[np.uint8], dx: int, dy: int) -> NDArray[np.uint8]:
-    """Move the image right by `dx` and down by `dy` pixels, repeating the edge."""
-    height, width = image.shape[:2]
-    padded = cv2.copyMakeBorder(
-        image, max(dy, 0), max(-dy, 0), max(dx, 0), max(-dx, 0), cv2.BORDER_REPLICATE
-    )
-    y, x = max(-dy, 0), max(-dx, 0)
-    return np.ascontiguousarray(padded[y : y + height, x : x + width])
-
-
-def rotate(image: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
-    """Rotate counter-clockwise around the centre, bilinear, repeating the edge."""
-    height, width = image.shape[:2]
-    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
-    return cv2.warpAffine(
-        image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
-
-
 # Colour ------------------------------------------------------------------------------------
 
 
@@ -190,54 +185,20 @@ def color_jitter(
         if not strength[k]:
             continue
         if k == 3:
-            image = hue(image, _between(u[3], -strength[3], strength[3]))
+            image = operations.hue(image, _between(u[3], -strength[3], strength[3]))
         else:
             factor = _between(u[k], max(0.0, 1 - strength[k]), 1 + strength[k])
-            image = (brightness, contrast, saturation)[k](image, factor)
+            image = _JITTER[k](image, factor)
     return image
 
 
-def brightness(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
-    """Return `factor` * pixel (Pillow's ImageEnhance.Brightness)."""
-    return cv2.addWeighted(image, factor, image, 0, 0)
+_JITTER = (operations.brightness, operations.contrast, operations.saturation)
 
-
-def contrast(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
-    """Blend with the mean grey of the image (ImageEnhance.Contrast)."""
-    mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
-    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean)
-
-
-def saturation(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
-    """Blend with each pixel's own grey (ImageEnhance.Color), as one 3x3 matrix."""
-    matrix = factor * np.eye(3, dtype=np.float32) + (1 - factor) * _LUMA
-    return cv2.transform(image, matrix.astype(np.float32))
-
-
-def hue(image: NDArray[np.uint8], turn: float) -> NDArray[np.uint8]:
-    """Rotate the hue by `turn` of a full circle, in float32 HSV (faster than in uint8)."""
-    hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
-    hsv[..., 0] += np.float32(360 * (turn % 1))
-    return cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
-
-
-def grey(image: NDArray[np.uint8], _strength: float) -> NDArray[np.uint8]:
-    """Return the image without colour, in three equal channels (torchvision's Grayscale)."""
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-
-
-def solarize(image: NDArray[np.uint8], _strength: float) -> NDArray[np.uint8]:
-    """Invert the levels from 128 up (Pillow's ImageOps.solarize)."""
-    return cv2.min(image, cv2.bitwise_not(image))
-
-
-def blur(image: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
-    """Blur with a Gaussian of 0.1 to 2 pixels, for strengths 0 to 1; the edge is repeated."""
-    sigma = _between(strength, 0.1, 2.0)
-    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-
-
-THREE = (grey, solarize, blur)
+THREE: tuple[Callable[[NDArray[np.uint8], float], NDArray[np.uint8]], ...] = (
+    lambda image, u: operations.grey(image),
+    lambda image, u: operations.solarize(image, 128),
+    lambda image, u: operations.blur(image, _between(u, 0.1, 2.0)),
+)
 """What `three_augment` draws from, equally often: from an image and a number in [0, 1)."""
 
 
@@ -262,13 +223,6 @@ def draw_erase(config: AugmentConfig, u: list[float]) -> Box | None:
         if w < size and h < size:
             return Box(_integer(x, 0, size - w), _integer(y, 0, size - h), w, h)
     return None
-
-
-def erase(image: NDArray[np.uint8], box: Box, color: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Fill `box` with `color`."""
-    image = image.copy()
-    image[box.y : box.y + box.height, box.x : box.x + box.width] = color
-    return image
 
 
 def mix_pair(
