@@ -12,7 +12,7 @@ import pytest
 from runs import TRAIN, VAL, refused, run_cli
 from seresnext.cli.train import arguments
 from seresnext.config import RECIPES, Config, recipe
-from seresnext.config.recipes import LABELS, describe
+from seresnext.config.recipes import INTENDED, LABELS, describe
 from seresnext.config.typed import with_flags
 from seresnext.training.estimate import estimate
 
@@ -32,8 +32,12 @@ def test_the_printed_settings_make_the_recipe(name: str) -> None:
     """The flags below the text, typed after the defaults, give its configuration."""
     page = run_cli("recipes", name).stdout
     words = shlex.split(page.split("of the fields:\n")[1])
+    asked = recipe(name)
+    if name == "imagenet-distill":  # which is refused without
+        words += ["--loss.teacher", "runs/teacher"]
+        asked = asked.replace(loss={"teacher": "runs/teacher"})
     made = with_flags(Config(), arguments(words))
-    assert dataclasses.replace(made, recipe=name) == recipe(name)
+    assert dataclasses.replace(made, recipe=name) == asked
 
 
 def test_the_list_and_json() -> None:
@@ -111,3 +115,13 @@ class TestPlan:
         assert "fewer than one batch" in refused("plan", "zoo", "--images", 5)
         assert "run.batch_size: expected 1 or more" in refused("plan", "demo", "--batch-size", 0)
         assert "unknown recipe 'x'" in refused("plan", "x")
+        assert "teacher_share: expected none without --loss.teacher" in refused(
+            "train", "--recipe", "imagenet-distill", "--data", "."
+        )
+
+
+def test_the_batches_of_every_recipe_divide() -> None:
+    """Among the devices that it is for, into pairs and repeats."""
+    for name, what in INTENDED.items():
+        found = estimate(recipe(name), what.images, what.val_images, what.devices)
+        assert found.plan.total_steps > 0

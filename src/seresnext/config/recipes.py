@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..errors import UserError
+from . import imagenet
 from .config import Config
 from .groups import (
     AugmentConfig,
@@ -59,27 +60,6 @@ def demo() -> Config:
             log_every="10 steps",
             save_every="3 epochs",
         ),
-    )
-
-
-def imagenet() -> Config:
-    """ImageNet-1k from scratch, the default for several devices.
-
-    The original zoo's recipe with the cosine brought to its end, Nesterov momentum, weight
-    averaging and mild mixup.
-
-    Command: seresnext train --nproc 8 --recipe imagenet --data IMAGENET
-    Hardware: 8 devices of 128 images, 120 epochs.
-    Accuracy: unknown. The original zoo's recipe: 79.35 % top-1, 94.64 % top-5, published.
-    Run here: no.
-    """
-    return Config(
-        recipe="imagenet",
-        augment=AugmentConfig(mixup=0.1),
-        optim=OptimConfig(lr_per_256=0.1, nesterov=True, weight_decay=5e-5, ema_decay=0.9998),
-        schedule=ScheduleConfig(warmup="5 epochs"),
-        engine=EngineConfig(precision="bf16"),
-        run=RunConfig(duration="120 epochs", batch_size=128, log_every="100 steps"),
     )
 
 
@@ -163,105 +143,13 @@ def zoo_fixed() -> Config:
     )
 
 
-def senet() -> Config:
-    """The training of the SE-ResNeXt's own paper, Squeeze-and-Excitation Networks.
-
-    SGD of 0.6 at 1,024 images, divided by 10 every 30 epochs, without warmup (arXiv:1709.01507v4,
-    section 5.1). The paper names no weight decay; 1e-4 here.
-
-    Command: seresnext train --nproc 8 --recipe senet --data IMAGENET
-    Hardware: 8 devices of 128 images, 100 epochs.
-    Accuracy: 79.03 % top-1, 94.46 % top-5, published by its authors (github.com/hujie-frank/SENet)
-        for a longer training, of 256 images a step at a rate of 0.1.
-    Run here: no.
-    """
-    return Config(
-        recipe="senet",
-        model=ModelConfig(zero_init_last_bn=False),
-        augment=AugmentConfig(color_jitter=(0.0, 0.0, 0.0, 0.0), eval_interpolation="bilinear"),
-        loss=LossConfig(label_smoothing=0.0),
-        optim=OptimConfig(lr_per_256=0.15),
-        schedule=ScheduleConfig(kind="step", warmup="0 epochs"),
-        run=RunConfig(
-            out="runs/senet", duration="100 epochs", batch_size=128, log_every="100 steps"
-        ),
-    )
-
-
-def imagenet_fast_16() -> Config:
-    """ImageNet-1k in 16 epochs, from images that grow: FFCV's training of ResNet-50.
-
-    SGD of 1.7 at 4,096 images, rising for 2 epochs and falling linearly to 0; images of 160 px, and
-    of 192 px after three quarters of the run (rn50_configs of github.com/libffcv/ffcv-imagenet,
-    arXiv:2306.12517). Not as FFCV's: the network; strided convolutions without a blur before them;
-    evaluation at 224 px, where its configurations have 256, and of the image alone, without its
-    mirror image; bf16, where it has fp16; no decay of biases.
-
-    Command: seresnext train --nproc 8 --recipe imagenet-fast-16 --data IMAGENET
-    Hardware: 8 devices of 512 images, 16 epochs.
-    Accuracy: unknown. Of FFCV's ResNet-50, with what is not here: 73.8 % top-1,
-        90.8 % top-5, 14.9 minutes on 8 A100, published (github.com/libffcv/ffcv-imagenet).
-    Run here: no.
-    """
-    return _imagenet_fast(16, 11, 13)
-
-
-def imagenet_fast_40() -> Config:
-    """ImageNet-1k in 40 epochs; `imagenet-fast-16` for longer.
-
-    Command: seresnext train --nproc 8 --recipe imagenet-fast-40 --data IMAGENET
-    Hardware: 8 devices of 512 images, 40 epochs.
-    Accuracy: unknown. Of FFCV's ResNet-50, with what is not here: 77.2 % top-1,
-        93.2 % top-5, 35.6 minutes on 8 A100, published (github.com/libffcv/ffcv-imagenet).
-    Run here: no.
-    """
-    return _imagenet_fast(40, 29, 34)
-
-
-def imagenet_fast_88() -> Config:
-    """ImageNet-1k in 88 epochs; `imagenet-fast-16` for longer.
-
-    Command: seresnext train --nproc 8 --recipe imagenet-fast-88 --data IMAGENET
-    Hardware: 8 devices of 512 images, 88 epochs.
-    Accuracy: unknown. Of FFCV's ResNet-50, with what is not here: 78.4 % top-1,
-        94.1 % top-5, 77.2 minutes on 8 A100, published (github.com/libffcv/ffcv-imagenet).
-    Run here: no.
-    """
-    return _imagenet_fast(88, 65, 76)
-
-
-def _imagenet_fast(epochs: int, grow_begin: int, grow_end: int) -> Config:
-    """Return FFCV's training of so many epochs; images grow from one of them to another."""
-    name = f"imagenet-fast-{epochs}"
-    return Config(
-        recipe=name,
-        model=ModelConfig(zero_init_last_bn=False),
-        augment=AugmentConfig(
-            image_size=192,
-            start_size=160,
-            grow_begin=grow_begin / epochs,
-            grow_end=grow_end / epochs,
-            color_jitter=(0.0, 0.0, 0.0, 0.0),
-            eval_image_size=224,
-            eval_interpolation="bilinear",
-        ),
-        optim=OptimConfig(lr_per_256=1.7 / 16),
-        schedule=ScheduleConfig(kind="linear", warmup="2 epochs"),
-        engine=EngineConfig(precision="bf16"),
-        run=RunConfig(
-            out=f"runs/{name}",
-            duration=f"{epochs} epochs",
-            batch_size=512,
-            log_every="100 steps",
-        ),
-    )
-
-
 RECIPES: dict[str, Callable[[], Config]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        *(demo, imagenet, imagenet_fast_16, imagenet_fast_40, imagenet_fast_88),
-        *(finetune, zoo, zoo_fixed, senet),
+        *(demo, finetune, imagenet.imagenet, imagenet.imagenet_300, imagenet.imagenet_distill),
+        *(imagenet.a1, imagenet.a2, imagenet.a3),
+        *(imagenet.imagenet_fast_16, imagenet.imagenet_fast_40, imagenet.imagenet_fast_88),
+        *(imagenet.senet, zoo, zoo_fixed),
     )
 }
 
