@@ -61,6 +61,8 @@ OTHER_COMMANDS = ("zoo/", "flags.py", "launch/msrun.py", "launch/torchrun.py", "
 ELSEWHERE = {
     ("cli/find_lr.py _said", "--lr"): "train",
     ("cli/data.py _pack", "--data"): "train",
+    ("cli/plan.py _text", "--augment.start-size"): "train",
+    ("training/step_log.py speed", "--max-side"): "data",
     ("report/explain.py explain", "--with-cam"): "export",
     ("serve/plain.py _cam", "--with-cam"): "export",
     ("weights/convert.py _target", "--out"): "export",

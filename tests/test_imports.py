@@ -70,7 +70,7 @@ EXTRA = {
 }
 OTHER_ROOMS = {"weights/trained.py": {"training"}}
 """The checkpoints of runs are weights too."""
-LOOP = {f"training/{name}.py" for name in ("loop", "run", "start", "step_log", "teacher")}
+LOOP = {f"training/{name}.py" for name in ("advice", "loop", "run", "start", "step_log", "teacher")}
 """Bring data, engine and records together; the other files of `training` stand alone."""
 
 

@@ -21,6 +21,7 @@ from ..report.build import content, write_page
 from ..report.history import read_history
 from ..report.page import REPORT_FILE
 from ..report.results import Answers, Results
+from .advice import Ended, advice
 from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from .interrupt import Interrupt, Interrupted
 from .metrics import Metrics
@@ -177,7 +178,7 @@ class Run:
             self._check_finite(weights)
             save_model(self.folder.model, self.engine.spec, weights)
             write_result(self.folder.path, result)
-            for sentence in self._ending(result):
+            for sentence in [*self._ending(result), *self._advice(result)]:
                 self.log.reporter.message(sentence)
             if self.config.run.report:
                 self._write_report(result, weights)
@@ -243,6 +244,16 @@ class Run:
                 f"the model has the {result}; the last ones, of step {progress.evaluated_step}: "
                 f"top-1 {last.top1:.2%} (run.ship)"
             )
+
+    def _advice(self, result: Result) -> list[str]:
+        """What would help, where the figures of this start show it."""
+        answers = self.answers.get(result.model_step)
+        if answers is None:
+            return []
+        augment, plan = self.config.augment, self.plan
+        mixed = bool(augment.mixup or augment.cutmix) and plan.mixed_steps >= plan.total_steps
+        history = read_history(self.folder.path)
+        return advice(Ended(self.config, history, answers, len(self.source), mixed))
 
     def _check_finite(self, weights: Tensors) -> None:
         try:

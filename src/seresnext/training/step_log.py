@@ -107,7 +107,8 @@ class StepLog:
         if share > _DATA_BOUND:
             return (
                 f"{rate}, bound by data ({share:.0%} of the time waiting for it): smaller image "
-                "files, a faster disk or more --workers, where there are cores for them, would help"
+                "files (seresnext data pack --max-side 500), a faster disk or more --workers, "
+                "where there are cores for them, would help"
             )
         engine = self.engine
         slower = engine.name == "torch" and engine.precision == "fp32"
