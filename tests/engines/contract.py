@@ -26,6 +26,15 @@ LR = 0.05
 PLAIN = {"momentum": 0.9, "weight_decay": 0.0, "label_smoothing": 0.0}
 
 
+def unit_scales(weight: np.ndarray, gradient: np.ndarray, clip: float) -> np.ndarray:
+    """What scales each unit's gradient down (arXiv:2102.06171, equation 3), to be broadcast."""
+    axes = tuple(range(weight.ndim > 1, weight.ndim))
+    of_weight, of_gradient = (
+        np.sqrt(np.square(t).sum(axes, keepdims=True)) for t in (weight, gradient)
+    )
+    return np.minimum(1.0, clip * np.maximum(of_weight, 1e-3) / np.maximum(of_gradient, 1e-6))
+
+
 def norm(tensors: Mapping[str, np.ndarray]) -> float:
     """Global L2 norm in float64."""
     return float(np.sqrt(sum(np.square(t, dtype=np.float64).sum() for t in tensors.values())))
@@ -247,6 +256,7 @@ class EngineContract:
             {"nesterov": True, "weight_decay": 0.1},
             {"clip_norm": 0.5, "weight_decay": 0.1},
             {"clip_norm": 1e6},
+            {"clip_unit": 0.02, "weight_decay": 0.1},
         ],
         ids=lambda optim: " ".join(optim) or "momentum",
     )
@@ -257,7 +267,7 @@ class EngineContract:
         engine = self.engine(**optim)
         weights = {k: v.astype(np.float64) for k, v in engine.state_dict().model.items()}
         velocity = {k: np.zeros(v.shape) for k, v in weights.items() if not is_buffer(k)}
-        states, records = [], []
+        states, records, clipped = [], [], 0
         for batch in batches:
             records.append(engine.fetch(engine.train_step(batch, LR)))
             states.append(engine.state_dict())
@@ -270,6 +280,10 @@ class EngineContract:
                 scale = min(1.0, settings.clip_norm / norm(gradient))
             for name, v in velocity.items():
                 g = gradient[name] * scale
+                if settings.clip_unit and not name.startswith("fc."):
+                    unit_scale = unit_scales(weights[name], g, settings.clip_unit)
+                    clipped += int((unit_scale < 1).sum())
+                    g = g * unit_scale
                 if decays(g.shape):
                     g = g + settings.weight_decay * weights[name]
                 v *= settings.momentum
@@ -283,6 +297,8 @@ class EngineContract:
             else:
                 assert state.optimizer == {}
             model = state.model
+        if settings.clip_unit:
+            assert clipped > 20  # or clipping was not tested
         if settings.clip_norm == 0.5:
             assert records[0]["grad_norm"] > 0.5  # or clipping was not tested
 

@@ -11,12 +11,14 @@ from timm.data.mixup import mixup_target
 from timm.loss import BinaryCrossEntropy
 from timm.optim import Lamb as TimmLamb
 from timm.optim import param_groups_layer_decay
+from timm.utils.agc import adaptive_clip_grad
 
 from engines.losses import random_rows
 from engines.timm_reference import timm_model
 from seresnext.config import LossConfig, OptimConfig
 from seresnext.engines.torch.lamb import Lamb
 from seresnext.engines.torch.loss import RowLoss
+from seresnext.engines.torch.optimizer import clip_units
 from seresnext.engines.trained import trained_groups
 from seresnext.model.architecture import architecture
 
@@ -58,6 +60,24 @@ def test_lamb() -> None:
             reference.step()
         close = all(torch.allclose(p, q, rtol=1e-5) for p, q in zip(ours, theirs, strict=True))
         assert close == equal
+
+
+@pytest.mark.parametrize("clip", [0.01, 0.02])
+def test_adaptive_gradient_clipping(clip: float) -> None:
+    """A kernel, a matrix and a vector, with zeros and large gradients; and perturbed."""
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((6, 4, 3, 3), (5, 7), (9,)):
+        weight = torch.randn(shape, generator=generator)
+        weight[0] = 0
+        gradient = torch.randn(shape, generator=generator) * torch.logspace(-3, 1, shape[0]).view(
+            -1, *[1] * (len(shape) - 1)
+        )
+        ours, theirs = (torch.nn.Parameter(weight.clone()) for _ in range(2))
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        clip_units(ours, torch.tensor(clip))
+        adaptive_clip_grad(theirs, 0.01)
+        assert not torch.equal(ours.grad, gradient)
+        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-6) == (clip == 0.01)
 
 
 @pytest.mark.parametrize("name", ["seresnext26_32x4d", "seresnext50d_32x4d"])

@@ -209,6 +209,10 @@ class Config:
                 "than SGD's (adamw: --lr 1e-3 or less, lamb: --lr 5e-3 at 2048 images)",
             ),
             (
+                not optim.clip_unit or not optim.clip_norm,
+                *("optim.clip_unit", "0 beside optim.clip_norm: one of the two clips"),
+            ),
+            (
                 not optim.freeze or self.run.pretrained or self.run.resume not in ("auto", "never"),
                 "optim.freeze",
                 "none without --pretrained, because random weights would stay random",

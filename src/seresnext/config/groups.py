@@ -272,6 +272,10 @@ class OptimConfig:
     per device."""
     clip_norm: NonNegative = 0.0
     """Scale gradients down to this global L2 norm; 0 is off."""
+    clip_unit: NonNegative = 0.0
+    """Adaptive gradient clipping (arXiv:2102.06171): scale the gradient of each output channel of a
+    kernel, and of each bias or BN vector, down to this times the norm of its weights; the
+    classifier's stays. 0 is off; 0.01 to 0.1 are usual."""
     accumulate: PositiveInt = 1
     """Cut each batch into this many pieces to save memory. The update still sees `batch_size`
     images; BN statistics are per piece."""

@@ -21,6 +21,9 @@ LOSS_SCALE_GROWTH_STEPS = 2000
 """Dynamic loss scaling as in arXiv:1710.03740, section 3.2: halved when a gradient overflows,
 doubled after 2000 updates without an overflow (the numbers of `torch.amp.GradScaler`)."""
 
+LEAST_WEIGHT_NORM, LEAST_GRADIENT_NORM = 1e-3, 1e-6
+"""Adaptive gradient clipping takes smaller norms for these (arXiv:2102.06171; timm)."""
+
 Array = TypeVar("Array")
 
 

@@ -34,6 +34,12 @@ def trained_groups(arch: Architecture, optim: OptimConfig) -> list[Group]:
     ]
 
 
+def clipped_by_unit(name: str) -> bool:
+    """Return whether adaptive gradient clipping concerns a parameter: not the classifier's
+    (arXiv:2102.06171, section 4.1)."""
+    return not name.startswith("fc.")
+
+
 def fixed_statistics(arch: Architecture, optim: OptimConfig) -> frozenset[str]:
     """Return the BN statistics that training neither uses the batch for nor changes: those of
     frozen stages, or all."""

@@ -6,6 +6,7 @@ slowly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,13 @@ from mindspore import Parameter, Tensor, nn, ops
 from numpy.typing import NDArray
 
 from ...config import EngineConfig, OptimConfig
-from ..common import FIRST_LOSS_SCALE, LOSS_SCALE_GROWTH_STEPS
+from ..common import (
+    FIRST_LOSS_SCALE,
+    LEAST_GRADIENT_NORM,
+    LEAST_WEIGHT_NORM,
+    LOSS_SCALE_GROWTH_STEPS,
+)
+from ..trained import clipped_by_unit
 from .network import SEResNeXt
 from .parameters import clear_arrays, load_arrays, to_arrays
 from .reductions import squares_by_row, sums_by_row
@@ -43,6 +50,11 @@ class Optimizer(nn.Cell):
         self.rule = create_rule(network, optim)
         self.averages = tuple(average.tensors.values()) if average is not None else ()
         self.ema_decay, self.clip_norm = optim.ema_decay, optim.clip_norm
+        self.clip_unit = optim.clip_unit
+        self.unit_clips = tuple(
+            Tensor(optim.clip_unit if clipped_by_unit(name) else math.inf, ms.float32)
+            for name in self.rule.names
+        )
 
         self.scaled = engine.precision == "fp16"
         self.dynamic = self.scaled and engine.loss_scale == 0
@@ -73,6 +85,9 @@ class Optimizer(nn.Cell):
             finite = ops.isfinite(ops.concat(self.map(sums_by_row, gradients)).sum())
         finite = ops.logical_and(finite, ops.isfinite(loss))
         if finite:
+            if self.clip_unit > 0:
+                clip = ops.partial(_clip_units, self.loss_scale)
+                gradients = self.map(clip, self.unit_clips, self.rule.weights, gradients)
             if self.scaled or self.clip_norm > 0:
                 gradients = self.map(ops.partial(_multiply, factor), gradients)
             ops.assign_add(self.updates, 1)
@@ -129,6 +144,22 @@ class Optimizer(nn.Cell):
 
 def _multiply(factor, tensor):  # type: ignore[no-untyped-def]
     return tensor * factor
+
+
+def _clip_units(loss_scale, clip, weight, gradient):  # type: ignore[no-untyped-def]
+    """As `clip_units` of the torch engine."""
+    of_weight, of_gradient = _squares_by_unit(weight), _squares_by_unit(gradient)
+    most = ops.maximum(ops.sqrt(of_weight), LEAST_WEIGHT_NORM) * clip * loss_scale
+    return gradient * ops.minimum(
+        most / ops.maximum(ops.sqrt(of_gradient), LEAST_GRADIENT_NORM), 1.0
+    )
+
+
+def _squares_by_unit(tensor):  # type: ignore[no-untyped-def]
+    """[n, ...] -> [n, 1, ...], or [n] -> [1]: sums of squares."""
+    if tensor.ndim == 1:
+        return ops.square(tensor).sum().reshape((1,))
+    return squares_by_row(tensor).reshape((-1,) + (1,) * (tensor.ndim - 1))
 
 
 def _move(share, average, source):  # type: ignore[no-untyped-def]

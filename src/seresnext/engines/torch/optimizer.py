@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...config import EngineConfig, OptimConfig
-from ..common import FIRST_LOSS_SCALE, LOSS_SCALE_GROWTH_STEPS
-from ..trained import trained_groups
+from ..common import (
+    FIRST_LOSS_SCALE,
+    LEAST_GRADIENT_NORM,
+    LEAST_WEIGHT_NORM,
+    LOSS_SCALE_GROWTH_STEPS,
+)
+from ..trained import clipped_by_unit, trained_groups
 from .flat import Flat, NetworkTensors
 from .lamb import Lamb
 from .network import SEResNeXt
@@ -55,7 +60,8 @@ class Optimizer:
         optim: OptimConfig,
         engine: EngineConfig,
     ) -> None:
-        self.groups, self.clip_norm = trained_groups(network.arch, optim), optim.clip_norm
+        self.groups = trained_groups(network.arch, optim)
+        self.clip_norm, self.clip_unit = optim.clip_norm, optim.clip_unit
         trained = {name for group in self.groups for name in group.names}
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in trained)
@@ -100,6 +106,10 @@ class Optimizer:
         norm = nn.utils.get_total_norm(gradients) / self.loss_scale
         finite = torch.isfinite(norm) & torch.isfinite(loss)
         divisor = self.loss_scale if self.scaled else None
+        if self.clip_unit:
+            for name, parameter in self.parameters.items():
+                if clipped_by_unit(name):
+                    clip_units(parameter, self.clip_unit * self.loss_scale)
         if self.clip_norm:
             divisor = self.loss_scale / (self.clip_norm / norm).clamp(max=1.0)
         for group in self.inner.param_groups:
@@ -169,3 +179,17 @@ class Average:
         weight = torch.where(finite, 1 - decay, 0.0)
         for average, source in zip(self.tensors.buffers, self.source.buffers, strict=True):
             average.lerp_(source, weight)
+
+
+def clip_units(parameter: nn.Parameter, clip: Tensor) -> None:
+    """Scale each row of the `.grad` of kernels and matrices, and that of vectors as one, down to
+    `clip` times the norm of its weights (arXiv:2102.06171, equation 3)."""
+    weight, gradient = parameter.detach(), parameter.grad
+    if gradient is None:
+        return
+    along = tuple(range(weight.ndim > 1, weight.ndim))
+    of_weight, of_gradient = (
+        torch.linalg.vector_norm(tensor, dim=along, keepdim=True) for tensor in (weight, gradient)
+    )
+    most = of_weight.clamp(min=LEAST_WEIGHT_NORM) * clip
+    gradient.mul_((most / of_gradient.clamp(min=LEAST_GRADIENT_NORM)).clamp(max=1.0))
