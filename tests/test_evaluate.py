@@ -214,3 +214,61 @@ class TestTwoModels:
         assert (
             "--against takes one" in run_cli("evaluate", one.folder, *given, *many, code=2).stderr
         )
+
+
+class TestImageNetsOtherSets:
+    def test_folders_of_numbers_are_positions_of_the_classes(
+        self, one: Run, images: Path, tmp_path: Path
+    ) -> None:
+        """As ImageNet-V2 has them; the classes of the run are blue, green and red."""
+        for number, name in enumerate(("blue", "green", "red")):
+            shutil.copytree(images / "val" / name, tmp_path / "v2" / str(number))
+        done = run_cli("evaluate", one.folder, "--data", tmp_path / "v2", "--json")
+        (named,) = evaluated(one.folder, "--data", images)
+        assert json.loads(done.stdout)["loss"] == named["loss"]
+        assert "the class folders are numbers, taken as positions of the classes" in done.stderr
+        shutil.copytree(images / "val" / "red", tmp_path / "v2" / "3")
+        assert "no known class: 0, 1, 2, 3" in refused(
+            "evaluate", one.folder, "--data", tmp_path / "v2"
+        )
+
+    @pytest.fixture
+    def numbered(self, images: Path, tmp_path: Path) -> Path:
+        """Validation images under ImageNet's names, numbered in the order of their folders."""
+        files = sorted((images / "val").glob("*/*"))
+        for number, file in enumerate(files, 1):
+            name = f"ILSVRC2012_val_{number:08}{file.suffix}"
+            (tmp_path / "val" / file.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, tmp_path / "val" / file.parent.name / name)
+        return tmp_path / "val"
+
+    def test_real_labels(self, one: Run, numbered: Path, tmp_path: Path) -> None:
+        labels = [[0], [], [0, 1], [1], [1, 2], [], [2], [0, 1, 2], [2], [1], [0], [2], [1]]
+        real = tmp_path / "real.json"
+        real.write_text(json.dumps(labels))
+        (found,) = evaluated(one.folder, "--data", numbered, "--real-labels", real)
+        files = sorted(numbered.glob("*/*"), key=lambda file: file.name)
+        with seresnext.load(one.folder) as model:
+            answers = [model.class_names.index(p.classes[0]) for p in model.predict(files)]
+        right = [a in row for a, row in zip(answers, labels, strict=True) if row]
+        assert found["real"] == {"top1": np.mean(right), "images": 11}
+        assert 0 < found["real"]["top1"] < 1
+        text = run_cli("evaluate", one.folder, "--data", numbered, "--real-labels", real).stdout
+        assert f"by the ReaL labels: top-1 {np.mean(right):.2%} of 11 images" in text
+
+    def test_what_cannot_be_counted(
+        self, one: Run, numbered: Path, images: Path, tmp_path: Path
+    ) -> None:
+        real, given = tmp_path / "real.json", ("evaluate", one.folder, "--real-labels")
+        for content in ("[[3]]", "[[-1]]", "[0]", "{}", "[[true]]", '[["0"]]', "[[0.0]]"):
+            real.write_text(content)
+            line = refused(*given, real, "--data", numbered)
+            assert (
+                "expected the ReaL labels, a list with a list of class indices from 0 to 2" in line
+            )
+        assert "cannot read ReaL labels" in refused(*given, tmp_path / "x", "--data", numbered)
+        real.write_text("[[0]]")
+        assert "is none of the 1 images that they" in refused(*given, real, "--data", numbered)
+        assert "is none of the 1 images that they" in refused(*given, real, "--data", images)
+        line = refused(*given, real, "--data", numbered, "--present-classes")
+        assert "--real-labels: expected all classes" in line

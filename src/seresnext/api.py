@@ -145,6 +145,7 @@ class Model:
         crop_ratio: float | None = None,
         flip: bool = False,
         present_classes: bool = False,
+        real_labels: str | Path | None = None,
     ) -> Evaluation:
         """Return accuracy, loss and calibration on labelled images; every image counts once.
 
@@ -154,8 +155,9 @@ class Model:
         `image_size` and `crop_ratio` replace the model's own (an artifact's size is fixed). `flip`
         answers by the mean of the logits for an image and its mirror image, at twice the work.
         `present_classes` chooses among the classes that have images here, as ImageNet-A and
-        ImageNet-R are evaluated. Raises UserError for a folder of another layout and for an
-        unreadable image, unless `on_bad_image` is "skip" (by default as in the run).
+        ImageNet-R are evaluated. `real_labels` is the file of ReaL labels, several right classes
+        for each of ImageNet's validation images. Raises UserError for a folder of another layout
+        and for an unreadable image, unless `on_bad_image` is "skip" (by default as in the run).
 
         >>> seresnext.load("runs/mine").evaluate("photos").top1
         1.0
@@ -169,6 +171,7 @@ class Model:
             crop_ratio=crop_ratio,
             flip=flip,
             present_classes=present_classes,
+            real_labels=Path(real_labels) if real_labels is not None else None,
         )
         return evaluate_folder(self.runtime, data, options)
 

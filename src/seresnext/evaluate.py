@@ -20,6 +20,7 @@ from .data.sources.names import composed, some
 from .engines.base import Engine
 from .errors import UserError
 from .model.spec import InputSpec, ModelSpec
+from .real_labels import RealAccuracy, read_real_labels, real_accuracy
 from .report.results import Answers, Results
 from .runtimes.base import Runtime
 from .significance import difference_interval, mcnemar
@@ -50,6 +51,8 @@ class Evaluation(Metrics):
     crop_ratio: float
     flip: bool
     """Whether the answers are those for an image and its mirror image together."""
+    real: RealAccuracy | None
+    """By the ReaL labels, where they were given."""
     data: str
     """Which images these are."""
     unread_images: tuple[str, ...]
@@ -124,6 +127,8 @@ class EvaluateOptions:
     """Answer by the mean of the logits for an image and for its mirror image."""
     present_classes: bool = False
     """Choose among the classes that have images here."""
+    real_labels: Path | None = None
+    """File of ReaL labels, for ImageNet's validation images."""
 
 
 def evaluate_folder(model: Runtime, data: str | Path, options: EvaluateOptions) -> Evaluation:
@@ -220,6 +225,7 @@ def _answers(
             observe=observe,
         )
     results = answers.results(images.classes, None)
+    real = _by_real_labels(images, results, options)
     evaluation = Evaluation(
         **vars(metrics),
         calibration_error=results.calibration_error(),
@@ -229,10 +235,22 @@ def _answers(
         image_size=seen.image_size,
         crop_ratio=seen.crop_ratio,
         flip=options.flip,
+        real=real,
         data=str(images.part),
         unread_images=tuple(reader.bad_images.names()),
     )
     return evaluation, results
+
+
+def _by_real_labels(
+    images: _Images, results: Results, options: EvaluateOptions
+) -> RealAccuracy | None:
+    if options.real_labels is None:
+        return None
+    if options.present_classes:
+        raise UserError("--real-labels: expected all classes, without --present-classes")
+    labels = read_real_labels(options.real_labels, len(images.classes))
+    return real_accuracy(labels, images.reader.source, results)
 
 
 def _input(model: Runtime, options: EvaluateOptions) -> InputSpec:

@@ -40,6 +40,8 @@ class EvaluateArgs(JsonOption, ReadingOptions, DecodingOptions, ComputeOptions):
     """Answer by the mean of the logits for an image and its mirror image, at twice the work."""
     present_classes: bool = False
     """Choose among the classes that have images here (ImageNet-A, ImageNet-R)."""
+    real_labels: Path | None = None
+    """Also count answers that real.json allows, the ReaL labels of ImageNet's validation images."""
     val_share: float | None = None
     """Share of each class that was held out. By default the run's; 0 evaluates all images."""
     batch_size: int = 64
@@ -54,6 +56,8 @@ def run(argv: list[str]) -> int:
     settings = list(product(args.image_size or (None,), args.crop_ratio or (None,)))
     if args.against and len(settings) > 1:
         raise UsageError("--against takes one --image-size and one --crop-ratio at most")
+    if args.against and args.real_labels:
+        raise UsageError("--against compares by the labels of the folders, without --real-labels")
     from ..api import load
 
     with load(args.model, engine=args.engine, device=args.device) as model:
@@ -79,6 +83,7 @@ def run(argv: list[str]) -> int:
             print(to_json(difference.to_dict()) if args.json else _compared(args, difference))
             return 0
         found = []
+        common["real_labels"] = args.real_labels
         for size, ratio in settings:
             found.append(model.evaluate(args.data, image_size=size, crop_ratio=ratio, **common))
             if len(settings) > 1 and not args.json:
@@ -121,6 +126,9 @@ def _of(evaluation: Evaluation) -> str:
         lines.append("in brackets: 95 % intervals for so few images")
     if evaluation.flip:
         lines.append("answers: the mean of the logits for an image and its mirror image")
+    if evaluation.real:
+        real = evaluation.real
+        lines.append(f"by the ReaL labels: top-1 {real.top1:.2%} of {real.images} images")
     missing = evaluation.classes - evaluation.classes_present
     if missing:
         lines.append(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 from ...errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 def composed(name: str) -> str:
@@ -18,7 +21,8 @@ def match(found: Iterable[str], known: Sequence[str] | None, where: str) -> dict
     """Return class name -> name among the `found` ones, for all of these, in order of the classes.
 
     Without `known` names the classes are the found ones, sorted. Raises UserError for two names
-    that differ in their Unicode form only, and for one that is no known class.
+    that differ in their Unicode form only, and for one that is no known class. Numbers from 0 are
+    positions of the known classes, where none of these is a number.
     """
     forms: dict[str, str] = {}
     for name in sorted(found):
@@ -37,6 +41,9 @@ def match(found: Iterable[str], known: Sequence[str] | None, where: str) -> dict
     if known is None:
         return {name: name for name in sorted(forms.values())}
     unknown = sorted(set(forms) - {composed(name) for name in known})
+    if unknown and _are_numbers(forms, known):
+        _log.warning("%s: the class folders are numbers, taken as positions of the classes", where)
+        return {known[int(name)]: name for name in sorted(forms, key=int)}
     if unknown:
         like = {name.casefold(): name for name in known}
         alike = [f"{n} is spelt {like[n.casefold()]}" for n in unknown if n.casefold() in like]
@@ -46,6 +53,13 @@ def match(found: Iterable[str], known: Sequence[str] | None, where: str) -> dict
             + (f" ({some(alike)} there)" if alike else "")
         )
     return {name: forms[composed(name)] for name in known if composed(name) in forms}
+
+
+def _are_numbers(found: Iterable[str], known: Sequence[str]) -> bool:
+    """Whether all names count classes from 0, as the folders of ImageNet-V2 do, and no class has
+    such a name."""
+    numbers = {str(k) for k in range(len(known))}
+    return numbers.issuperset(found) and numbers.isdisjoint(known)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
