@@ -40,6 +40,7 @@ MESSAGES = {
     "exporters/": "export",
     "find_lr.py": "find-lr",
     "predict.py": "predict",
+    "real_labels.py": "evaluate",
     "report/explain.py": "explain",
     "report/results.py": "report",
     "runtimes/torch.py _read": "export",

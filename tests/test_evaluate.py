@@ -263,9 +263,7 @@ class TestImageNetsOtherSets:
         for content in ("[[3]]", "[[-1]]", "[0]", "{}", "[[true]]", '[["0"]]', "[[0.0]]"):
             real.write_text(content)
             line = refused(*given, real, "--data", numbered)
-            assert (
-                "expected the ReaL labels, a list with a list of class indices from 0 to 2" in line
-            )
+            assert "a list with a list of class indices from 0 to 2 for each image" in line
         assert "cannot read ReaL labels" in refused(*given, tmp_path / "x", "--data", numbered)
         real.write_text("[[0]]")
         assert "is none of the 1 images that they" in refused(*given, real, "--data", numbered)

@@ -17,6 +17,7 @@ def curve(config: ScheduleConfig, total: int, per_epoch: float = 10.0) -> list[f
         steps_per_epoch=per_epoch,
         total_steps=total,
         mixed_steps=total,
+        sizes=((0, 224),),
         log_every=1,
         eval_every=0,
         save_every=0,

@@ -69,6 +69,8 @@ class DataCheckArgs(JsonOption, DecodingOptions):
 
     source: Positional[Path]
     """Folder, list or archives, as train takes them."""
+    html: Path | None = None
+    """Also write what was found as a page, with pictures."""
     md5: bool = False
     """Compare ImageNet's archives with their official MD5 instead."""
     follow_links: bool = False
@@ -162,6 +164,16 @@ def _check(argv: list[str]) -> int:
         workers=args.workers,
         follow_links=args.follow_links,
     )
+    if args.html:
+        from ..report.findings import write_findings
+
+        write_findings(
+            args.html,
+            args.source,
+            report,
+            follow_links=args.follow_links,
+            max_pixels=args.max_pixels,
+        )
     if args.json:
         print(to_json(asdict(report)))
     else:
@@ -175,9 +187,13 @@ def printable_lines(report: Report) -> str:
     for text, groups in (
         ("groups of images with the same bytes", report.duplicates),
         ("groups with the same bytes in several splits", report.duplicates_across),
+        ("groups of images that look alike", report.near),
+        ("groups that look alike in several splits", report.near_across),
     ):
         if groups:
-            lines.append(f"{len(groups)} {text}: {listed([' = '.join(g) for g in groups], '; ')}")
+            lines.append(
+                f"{len(groups)} {text}: {listed([listed(g, ' = ') for g in groups], '; ')}"
+            )
     return "\n".join(map(printable, lines))
 
 

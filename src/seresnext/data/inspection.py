@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..errors import UserError
 from .decode import ImageError, open_image, read_orientation
 from .formats import recognise
 from .jpeg import segments
+from .near import Sketch, groups, sketch
 from .parallel import in_order, progress
 from .png import parse_png
 from .sources import Source, all_parts, imagenet, open_part
@@ -54,6 +55,7 @@ class Look(NamedTuple):
     width: int = 0
     """Pixels, upright."""
     height: int = 0
+    sketch: Sketch | None = None
 
 
 @dataclass
@@ -83,6 +85,10 @@ class Report:
     """Images of one split that have the same bytes."""
     duplicates_across: list[list[str]] = field(default_factory=list)
     """Images of several splits that have the same bytes."""
+    near: list[list[str]] = field(default_factory=list)
+    """Images of one split that look alike (`near.py`), copies left out."""
+    near_across: list[list[str]] = field(default_factory=list)
+    """Images of several splits that look alike."""
 
     @property
     def unreadable(self) -> int:
@@ -95,6 +101,7 @@ def inspect_images(
     """Read and decode every image at `root`. Raises UserError where there is no source."""
     report = Report()
     copies: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
+    sketches: dict[bytes, Sketch] = {}
     classes = None
     for name, part in all_parts(root).items():
         source = open_part(
@@ -111,14 +118,24 @@ def inspect_images(
                 _add(split, file, seen)
                 if seen.digest:
                     copies[seen.digest].append((name, file))
+                if seen.sketch:
+                    sketches[seen.digest] = seen.sketch
                 advance(1)
-    for group in copies.values():
-        files = [file for _, file in group]
-        if len({name for name, _ in group}) > 1:
-            report.duplicates_across.append(files)
-        elif len(group) > 1:
-            report.duplicates.append(files)
+    _group(copies.values(), report.duplicates, report.duplicates_across)
+    first = [copies[digest][0] for digest in sketches]
+    alike = [[first[k] for k in group] for group in groups(list(sketches.values()))]
+    _group(alike, report.near, report.near_across)
     return report
+
+
+def _group(
+    found: Iterable[list[tuple[str, str]]], within: list[list[str]], across: list[list[str]]
+) -> None:
+    """Add the files of each group of (split, file) to those of one split or of several."""
+    for group in found:
+        if len(group) > 1:
+            several = len({name for name, _ in group}) > 1
+            (across if several else within).append([file for _, file in group])
 
 
 def _look(source: Source, index: int, max_pixels: int) -> Look:
@@ -129,11 +146,11 @@ def _look(source: Source, index: int, max_pixels: int) -> Look:
     digest = hashlib.blake2b(data, digest_size=16).digest()
     try:
         image = open_image(data, max_pixels)
-        image.pixels()
+        pixels = image.pixels()
         oddities = tuple(_oddities(data, source.name(index)))
     except ImageError as error:
         return Look(digest, str(error))
-    return Look(digest, "", oddities, image.width, image.height)
+    return Look(digest, "", oddities, image.width, image.height, sketch(pixels))
 
 
 def _oddities(data: bytes, name: str) -> Iterator[str]:

@@ -147,7 +147,7 @@ def _summary_table(histories: Sequence[History]) -> str:
         values = zip(forms, history.summary().values(), strict=True)
         cells = ["–" if v is None else form.format(v) for form, v in values]
         rows.append([escape(history.name), *cells])
-    return _table(heads, rows)
+    return html_table(heads, rows)
 
 
 def _settings_table(histories: Sequence[History]) -> str:
@@ -159,7 +159,7 @@ def _settings_table(histories: Sequence[History]) -> str:
         for name, values in different.items()
     ]
     heads = ("setting", *(escape(h.name) for h in histories))
-    return f"<h3>Settings that differ</h3>{_table(heads, rows)}"
+    return f"<h3>Settings that differ</h3>{html_table(heads, rows)}"
 
 
 # The result --------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def _confusion(results: Results) -> str:
         ]
         for p in pairs
     ]
-    table = _table(("class", "taken for", "images", "of the class"), rows)
+    table = html_table(("class", "taken for", "images", "of the class"), rows)
     counts = results.confusion()
     if len(counts) <= _MATRIX_CLASSES:
         picture = matrix_chart(counts, results.class_names)
@@ -234,7 +234,7 @@ def _matrix_picture(counts: NDArray[np.int64]) -> str:
     pixels = np.rint(255 - strength[..., None] * (255 - colour)).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return f'<img class="matrix" alt="confusion matrix" src="{_uri(file.getvalue(), "png")}">'
+    return f'<img class="matrix" alt="confusion matrix" src="{data_uri(file.getvalue(), "png")}">'
 
 
 def _class_table(results: Results) -> str:
@@ -244,9 +244,9 @@ def _class_table(results: Results) -> str:
         for s in scores
     ]
     heads = ("class", "images", "precision", "recall", "F1")
-    table = _table(heads, rows[:_TABLE_ROWS])
+    table = html_table(heads, rows[:_TABLE_ROWS])
     if len(rows) > _TABLE_ROWS:
-        rest = _table(heads, rows[_TABLE_ROWS:])
+        rest = html_table(heads, rows[_TABLE_ROWS:])
         table += (
             f"<details><summary>{len(rows) - _TABLE_ROWS} more classes</summary>{rest}</details>"
         )
@@ -268,9 +268,9 @@ def _gallery(title: str, examples: Sequence[Example]) -> str:
         return ""
     cards = []
     for e in examples:
-        pictures = f'<img alt="" src="{_uri(e.picture, "jpeg")}">'
+        pictures = f'<img alt="" src="{data_uri(e.picture, "jpeg")}">'
         if e.overlay:
-            pictures += f'<img alt="class activation map" src="{_uri(e.overlay, "jpeg")}">'
+            pictures += f'<img alt="class activation map" src="{data_uri(e.overlay, "jpeg")}">'
         said = f"<b>{escape(e.predicted)}</b> {e.confidence:.1%}"
         if e.label != e.predicted:
             said += f"<br>is <b>{escape(e.label)}</b>, {e.own:.1%}"
@@ -309,8 +309,8 @@ def _gates(gates: Sequence[Gates]) -> str:
 # Pieces ------------------------------------------------------------------------------------
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Cells are HTML already."""
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table; its cells are HTML already."""
     head = "".join(f"<th>{h}</th>" for h in heads)
     body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
     return (
@@ -319,5 +319,6 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     )
 
 
-def _uri(data: bytes, kind: str) -> str:
+def data_uri(data: bytes, kind: str) -> str:
+    """Return the address of a picture that is in the page itself."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
