@@ -13,6 +13,7 @@ from typing import Any
 from ..config import RECIPES, SHORT_NAMES, Config, EngineName, Precision, load_config
 from ..config.recipes import recipe
 from ..config.typed import config_flags, help_sections, with_flags
+from ..data.sources.remote import is_address
 from ..errors import UsageError, UserError
 from ..flags import flags, print_help, read
 from ..launch.processes import launch
@@ -123,7 +124,10 @@ def base_config(given: Mapping[str, Any]) -> tuple[Config, str]:
 
 
 def _more_files(folder: str, limit: int) -> bool:
-    """Whether a folder and its archives hold more than `limit` files, links not followed."""
+    """Whether a folder and its archives hold more than `limit` files, links not followed. Shards
+    at an address count as many."""
+    if is_address(folder):
+        return True
     count = 0
     for above, _, files in os.walk(folder) if folder else ():
         count += len(files)

@@ -90,12 +90,22 @@ Scan = Callable[[Callable[[int], None], Counter[str]], Iterable[tuple[int, list[
 that are read, and where to count the members that are passed over."""
 
 
-def open_index(folder: Path, archives: Sequence[str], scan: Scan) -> Index:
+State = tuple[str, int, int]
+"""File name, bytes, time of the last change in ns."""
+
+
+def open_index(
+    folder: Path,
+    archives: Sequence[str],
+    scan: Scan,
+    state: Callable[[str], State] | None = None,
+) -> Index:
     """Return the index of the archives in a folder; `scan` reads them where there is none.
 
-    Of several processes one makes it and the others wait. Raises UserError.
+    `state` says what is known of an archive that need not be there. Of several processes one makes
+    the index and the others wait. Raises UserError.
     """
-    files = [_state(folder, name) for name in archives]
+    files = [(state or partial(_state, folder))(name) for name in archives]
     place = _place(folder)
     found = _load(place, files)
     if found is None:
@@ -107,7 +117,12 @@ def open_index(folder: Path, archives: Sequence[str], scan: Scan) -> Index:
     return found
 
 
-def _state(folder: Path, name: str) -> tuple[str, int, int]:
+def stored_index(folder: Path) -> Index | None:
+    """Return the index in a folder, whatever archives it is of; None where there is none."""
+    return _load(folder, None)
+
+
+def _state(folder: Path, name: str) -> State:
     try:
         found = (folder / name).stat()
     except OSError as error:
@@ -238,13 +253,13 @@ _DAMAGE = (
 """What reading an index of others may raise."""
 
 
-def _load(place: Path, files: list[tuple[str, int, int]]) -> Index | None:
-    """Return the index in a folder; None where there is none that fits the archives."""
+def _load(place: Path, files: list[State] | None) -> Index | None:
+    """Return the index in a folder; None where there is none that fits the archives, if given."""
     if not (place / f"{FILE}.json").exists():
         return None
     try:
         header = from_dict(_Header, read_json(place / f"{FILE}.json", "index"), "index")
-        if header.format != _FORMAT or [*_states(header)] != files:
+        if header.format != _FORMAT or (files is not None and [*_states(header)] != files):
             raise ValueError("it is of other archives")
         data = (place / f"{FILE}.npz").read_bytes()
         if hashlib.sha256(data).hexdigest() != header.sha256:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from .base import Source
 from .folder import image_folder, is_split
 from .imagenet import imagenet, imagenet_splits, is_imagenet
+from .remote import is_remote, remote_shards, remote_splits
 from .shards import image_shards, is_shards, shard_splits
 from .table import image_table, is_table, table_splits
 
@@ -29,6 +30,7 @@ FOLDER = Kind(is_split, image_folder, lambda path: set())
 
 KINDS = (
     Kind(is_table, image_table, table_splits),
+    Kind(is_remote, remote_shards, remote_splits),
     Kind(is_imagenet, imagenet, imagenet_splits),
     Kind(is_shards, image_shards, shard_splits),
     FOLDER,

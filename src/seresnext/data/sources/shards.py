@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,11 @@ class Shards(Source):
     """Images of an index. Reading one is one `pread`, and its checksum is compared."""
 
     def __init__(
-        self, folder: Path, index: Index, rows: NDArray[np.int64], class_names: tuple[str, ...]
+        self,
+        place: Place,
+        index: Index,
+        rows: NDArray[np.int64],
+        class_names: tuple[str, ...],
     ) -> None:
         """`rows` are the entries, whose labels mean `index.class_names`, which may be a subset of
         `class_names` in another order."""
@@ -49,8 +54,8 @@ class Shards(Source):
         places = {composed(name): place for place, name in enumerate(class_names)}
         known = np.array([places.get(composed(name), -1) for name in index.class_names], np.int32)
         self.labels = known[index.label[rows]]
-        self._folder, self._index, self._rows = folder, index, rows
-        self._open = lru_cache(_OPEN)(_Archive)
+        self._place, self._index, self._rows = place, index, rows
+        self._open = lru_cache(place.open_files)(lambda name: _Archive(place.open(name)))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -68,7 +73,7 @@ class Shards(Source):
         return Sample(data, int(self.labels[index]))
 
     def describe(self, index: int) -> str:
-        return os.path.join(self._archive(self._row(index)), self.name(index))
+        return os.path.join(self._place.url, self._archive(self._row(index)), self.name(index))
 
     def name(self, index: int) -> str:
         return os.fsdecode(self._index.names[self._row(index)])
@@ -87,7 +92,32 @@ class Shards(Source):
         return int(self._rows[index])
 
     def _archive(self, row: int) -> str:
-        return os.path.join(self._folder, self._index.archives[self._index.archive[row]][0])
+        return self._index.archives[self._index.archive[row]][0]
+
+
+class Place(Protocol):
+    """Where archives are."""
+
+    url: str
+    """Of their folder, for messages."""
+    open_files: int
+    """Archives that may be open at a time."""
+
+    def open(self, name: str) -> Path:
+        """Return the file of an archive. Raises UserError where it cannot be had."""
+        ...
+
+
+class _Folder:
+    """A folder of this machine."""
+
+    open_files = _OPEN
+
+    def __init__(self, path: Path) -> None:
+        self.url = str(path)
+
+    def open(self, name: str) -> Path:
+        return Path(self.url, name)
 
 
 class _Archive:
@@ -128,9 +158,9 @@ def image_shards(
     they are passed over in archives. Raises UserError.
     """
     archives = _shards(path)
-    index = open_index(path, archives, partial(_scan, path, archives))
+    index = open_index(path, archives, partial(scan, path, archives))
     if index.numbered:
-        index = _named(index, path)
+        index = named(index, path)
     wanted = [shard_split(name) == split or not split for name, _, _ in index.archives]
     return opened(
         path,
@@ -147,8 +177,13 @@ def opened(
     rows: NDArray[np.int64],
     class_names: Sequence[str] | None,
     allow_empty_classes: bool,
+    place: Place | None = None,
 ) -> Shards:
-    """Return the source of some entries; the options are those of `image_folder`."""
+    """Return the source of some entries; the options are those of `image_folder`.
+
+    The archives are in the folder `path`, or in the `place` that it stands for.
+    """
+    place = place or _Folder(path)
     if not len(rows):
         raise UserError(f"{path}: no images in these archives")
     counts = np.bincount(index.label[rows], minlength=len(index.class_names))
@@ -167,7 +202,7 @@ def opened(
         )
     else:
         match(there, class_names, str(path))
-    return Shards(path, index, rows, tuple(class_names or index.class_names))
+    return Shards(place, index, rows, tuple(class_names or index.class_names))
 
 
 def shard_splits(path: Path) -> set[str]:
@@ -198,7 +233,7 @@ def _shards(path: Path) -> list[str]:
     return sorted(name for name in names if not is_junk(name))
 
 
-def _named(index: Index, path: Path) -> Index:
+def named(index: Index, path: Path) -> Index:
     """Return the index with the names in `CLASSES`, if that exists. Raises UserError."""
     try:
         lines = (path / CLASSES).read_text(encoding="utf-8").splitlines()
@@ -217,19 +252,24 @@ def _named(index: Index, path: Path) -> Index:
 # Making an index ---------------------------------------------------------------------------
 
 
-def _scan(
-    folder: Path, archives: Sequence[str], advance: Callable[[int], None], skipped: Counter[str]
+def scan(
+    folder: Path,
+    archives: Sequence[str],
+    advance: Callable[[int], None],
+    skipped: Counter[str],
+    fetch: Callable[[str], Path] | None = None,
 ) -> Iterator[tuple[int, list[Found]]]:
-    """Yield the images of each archive (see `index.Scan`)."""
+    """Yield the images of each archive (see `index.Scan`); `fetch` brings it into the folder."""
 
-    def scan(number: int) -> tuple[int, list[Found], Counter[str]]:
-        path, passed = folder / archives[number], Counter[str]()
+    def one(number: int) -> tuple[int, list[Found], Counter[str]]:
+        name, passed = archives[number], Counter[str]()
+        path = fetch(name) if fetch else folder / name
         with reading(path) as (read, size):
             images = list(samples(read, members(read, 0, size, str(path), passed), passed, path))
         advance(size)
         return number, images, passed
 
-    for number, images, passed in in_order(scan, range(len(archives))):
+    for number, images, passed in in_order(one, range(len(archives))):
         skipped.update(passed)
         yield number, images
 

@@ -16,6 +16,7 @@ from ...errors import UserError
 from .base import Source
 from .folder import LAYOUT, SPLITS
 from .kinds import kind_of
+from .remote import is_address, is_remote, local, shown
 
 HELD_OUT = SPLITS[1:]
 """Names of the images that are not for training; the first that exists is taken."""
@@ -40,10 +41,10 @@ class Part:
     def __str__(self) -> str:
         rows = f" (split {self.split})" if self.split else ""
         if not self.share:
-            return f"{self.path}{rows}"
+            return f"{shown(self.path)}{rows}"
         share = self.share if self.held_out else 1 - self.share
         held_out = ", held out by --val-share" if self.held_out else ""
-        return f"{self.path}{rows} ({share:.0%} of each class{held_out})"
+        return f"{shown(self.path)}{rows} ({share:.0%} of each class{held_out})"
 
 
 def split_parts(data: DataConfig) -> tuple[Part, Part | None]:
@@ -56,13 +57,13 @@ def split_parts(data: DataConfig) -> tuple[Part, Part | None]:
     """
     if not data.train and not data.root:
         raise UserError("no data: give --data DIR with DIR/<class>/, or --train-data DIR")
-    train = _named(data.train, "training") if data.train else _split(Path(data.root), ("train",))
+    train = _named(data.train, "training") if data.train else _split(local(data.root), ("train",))
     val = _named(data.val, "validation") if data.val else None
     if data.root and not data.val:
-        val = _split(Path(data.root), HELD_OUT)
+        val = _split(local(data.root), HELD_OUT)
     share = data.val_share
     if train is None:
-        train = Part(_whole(Path(data.root), val))
+        train = Part(_whole(local(data.root), val))
         share = DEFAULT_SHARE if share is None and val is None else share
     if not share:
         return train, val
@@ -77,6 +78,7 @@ def split_parts(data: DataConfig) -> tuple[Part, Part | None]:
 
 def all_parts(root: Path) -> dict[str, Part]:
     """Return every split that `root` has, by name; without any, all of it under an empty name."""
+    root = local(root)
     found = {name: part for name in SPLITS if (part := _split(root, (name,)))}
     return found or {"": Part(root)}
 
@@ -91,6 +93,7 @@ def evaluation_part(path: Path, data: DataConfig | None = None) -> Part:
 
     Where `data` (a run's) held a share of the same images out, it is that share.
     """
+    path = local(path)
     if data is not None and data.val_share and _same(path, data.train or data.root):
         held_out = split_parts(data)[1]
         if held_out and held_out.share:
@@ -101,6 +104,7 @@ def evaluation_part(path: Path, data: DataConfig | None = None) -> Part:
 def training_part(path: Path, data: DataConfig) -> Part:
     """Return the images of `path` to train on: `path`/train, else all of `path`, without those that
     `data` (a run's) held out of it."""
+    path = local(path)
     if data.val_share and _same(path, data.train or data.root):
         return split_parts(data)[0]
     return _split(path, ("train",)) or Part(path)
@@ -109,7 +113,9 @@ def training_part(path: Path, data: DataConfig) -> Part:
 def refuse_inside(out: Path, data: DataConfig) -> None:
     """Raise UserError for a run folder inside the images, which would be taken for one of them."""
     for folder in (data.root, data.train, data.val):
-        if folder and Path(folder).resolve() in (out.resolve(), *out.resolve().parents):
+        if not folder or is_address(folder):
+            continue
+        if Path(folder).resolve() in (out.resolve(), *out.resolve().parents):
             raise UserError(
                 f"--out {out} lies inside the data folder {folder}; choose one outside, such as "
                 f"--out {Path(folder).resolve().parent / 'runs' / out.name}"
@@ -139,18 +145,19 @@ def divided(source: Source, part: Part) -> NDArray[np.int64]:
 def _same(path: Path, recorded: str) -> bool:
     """Return whether both are the same folder or list."""
     try:
-        return bool(recorded) and path.samefile(recorded)
+        return bool(recorded) and path.samefile(local(recorded))
     except OSError:
         return False
 
 
 def _named(path: str, purpose: str) -> Part:
-    if not Path(path).is_dir() and not kind_of(Path(path)):
+    found = local(path)
+    if not found.is_dir() and not kind_of(found):
         raise UserError(
             f"no {purpose} images at {path}; expected a folder with {LAYOUT}, a folder of tar "
             "shards, or a .csv or .tsv list"
         )
-    return Part(Path(path))
+    return Part(found)
 
 
 def _split(root: Path, names: tuple[str, ...]) -> Part | None:
@@ -165,7 +172,7 @@ def _split(root: Path, names: tuple[str, ...]) -> Part | None:
 def _whole(root: Path, val: Part | None) -> Path:
     """Return `root`, which has no training split. Raises UserError unless it can be divided."""
     below: Callable[[str], Path] = root.joinpath
-    if not root.is_dir() and kind_of(root) and val is None:
+    if (not root.is_dir() or is_remote(root)) and kind_of(root) and val is None:
         return root
     if not root.is_dir() or val is not None or (below("train").is_dir() and not _has_classes(root)):
         raise UserError(
