@@ -71,6 +71,10 @@ def test_every_field_has_a_docstring() -> None:
         ("run.batch_size", 0),
         ("run.duration", "ten epochs"),
         ("run.duration", "0 epochs"),
+        ("run.duration", "5 epochs, at least "),
+        ("run.duration", ", at least 5 epochs"),
+        ("run.duration", "5 epochs, at least 3"),
+        ("run.duration", "5 epochs, at least 3 steps, at least 2 steps"),
         ("run.keep_checkpoint_max", 0),
         ("schedule.warmup", "5"),
         ("engine.threads", -1),
@@ -129,6 +133,8 @@ def test_naming_training_images_drops_the_folder_of_the_recipe() -> None:
         ("7 steps", 7),
         ("1000 images", 32),
         ("1e3 images", 32),
+        ("2 epochs, at least 100 steps", 100),
+        ("3 epochs, at least 100 steps", 135),
     ],
 )
 def test_durations(text: str, steps: int) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 from ..config import RECIPES, SHORT_NAMES, Config, EngineName, Precision, load_config
 from ..config.recipes import recipe
 from ..config.typed import config_flags, help_sections, with_flags
-from ..data.sources.remote import is_address
 from ..errors import UsageError, UserError
 from ..flags import flags, print_help, read
 from ..launch.processes import launch
@@ -126,6 +125,8 @@ def base_config(given: Mapping[str, Any]) -> tuple[Config, str]:
 def _more_files(folder: str, limit: int) -> bool:
     """Whether a folder and its archives hold more than `limit` files, links not followed. Shards
     at an address count as many."""
+    from ..data.sources.remote import is_address
+
     if is_address(folder):
         return True
     count = 0

@@ -10,6 +10,7 @@ from pydantic import AfterValidator
 
 _MOST = 1e15
 """Epochs, steps or images: whole numbers of steps stay exact."""
+_LEAST = ", at least "
 _PATTERN = re.compile(
     r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(epochs?|ep|steps?|images?)\s*", re.I
 )
@@ -18,8 +19,13 @@ _PATTERN = re.compile(
 def duration_steps(text: str, steps_per_epoch: float, global_batch: int) -> float:
     """Return `"90 epochs"`, `"5000 steps"` or `"1e6 images"` in steps, fractions kept.
 
-    An empty text is 0. Raises ValueError for any other text.
+    `"15 epochs, at least 200 steps"` is the longer of the two. An empty text is 0. Raises
+    ValueError for any other text.
     """
+    usual, joint, least = text.partition(_LEAST)
+    if joint:
+        both = (usual or "none", least or "none")
+        return max(duration_steps(part, steps_per_epoch, global_batch) for part in both)
     match = _PATTERN.fullmatch(text or "0 steps")
     if not match or float(match[1]) > _MOST:
         raise ValueError('a number and a unit, such as "90 epochs", "5000 steps", "1e6 images"')

@@ -345,7 +345,7 @@ class RunConfig:
     out: Annotated[str, Field(min_length=1)] = "runs/latest"
     """Run folder: config, logs, checkpoints, finished model."""
     duration: PositiveDuration = "90 epochs"
-    """Length of the run: epochs, steps or images."""
+    """Length of the run: epochs, steps or images; or "15 epochs, at least 200 steps"."""
     batch_size: PositiveInt = 128
     """Images per device and update."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -66,9 +66,12 @@ def demo() -> Config:
 def finetune() -> Config:
     """Fine-tune on a folder of one's own photos, from `--pretrained`; laptop-sized defaults.
 
+    Few photos are seen more often: 200 steps at least, which is 32 epochs of 200 photos
+    (docs/recipes.md says what that gains).
+
     Command: seresnext train --recipe finetune --data MY_PHOTOS --pretrained WEIGHTS
-    Hardware: one device of 32 images, 15 epochs; 2 CPU cores take about 0.4 s per image and epoch
-        at 224 px (docs/benchmarks.md).
+    Hardware: one device of 32 images, 15 epochs or 200 steps; 2 CPU cores take about 0.4 s per
+        image and epoch at 224 px (docs/benchmarks.md).
     Accuracy: depends on the photos.
     Run here: in the tests, on small images.
     """
@@ -79,7 +82,10 @@ def finetune() -> Config:
         schedule=ScheduleConfig(warmup="1 epochs"),
         model=ModelConfig(drop_path=0.0),
         run=RunConfig(
-            out="runs/finetune", duration="15 epochs", batch_size=32, log_every="10 steps"
+            out="runs/finetune",
+            duration="15 epochs, at least 200 steps",
+            batch_size=32,
+            log_every="10 steps",
         ),
     )
 
