@@ -74,7 +74,6 @@ def test_every_field_has_a_docstring() -> None:
         ("run.duration", "5 epochs, at least "),
         ("run.duration", ", at least 5 epochs"),
         ("run.duration", "5 epochs, at least 3"),
-        ("run.duration", "5 epochs, at least 3 steps, at least 2 steps"),
         ("run.keep_checkpoint_max", 0),
         ("schedule.warmup", "5"),
         ("engine.threads", -1),

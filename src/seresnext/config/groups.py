@@ -117,6 +117,9 @@ class DataConfig:
     """Another number holds out other images."""
     balance: bool = False
     """Repeat the training images of rarer classes until all classes are equally frequent."""
+    shuffle_archives: Count = 0
+    """Of images in tar archives: shuffle the archives, and then the images of so many archives
+    after one another, for storage that cannot read from all at once. 0 shuffles all images."""
     workers: Threads = 0
     """Decoding threads; 0 means one per core. The number has no effect on the samples."""
     on_bad_image: Literal["stop", "skip"] = "stop"

@@ -24,6 +24,7 @@ from .decode import ImageError, decode_image
 from .order import SampleOrder, batch_seed, pair_rng, sample_rng
 from .preprocess import preprocess
 from .sources import Source
+from .windows import Windows
 
 # Rows that one thread makes at a time: few, so that all threads work on the same batch. Even, so
 # that a mixed pair is in one task.
@@ -96,7 +97,8 @@ def train_batches(
     """
     source, data, size = reader.source, reader.config, share.batch_size
     global_batch = size * share.world_size
-    order = SampleOrder(len(source), seed, global_batch, data.drop_last, augment.repeats)
+    windows = _windows(source, data.shuffle_archives)
+    order = SampleOrder(len(source), seed, global_batch, data.drop_last, augment.repeats, windows)
     blank = mean_color(augment)
     mixes = augment.mixup > 0 or augment.cutmix > 0
     assert not mixes or size % 2 == 0
@@ -129,6 +131,18 @@ def train_batches(
         return _new_batch(size, side, noise)
 
     return _batches(new, fill, range(start_step, sys.maxsize // size), size, data.workers)
+
+
+def _windows(source: Source, width: int) -> Windows | None:
+    """Return the order that `data.shuffle_archives` asks for; None for a full shuffle."""
+    if not width:
+        return None
+    if source.archives is None:
+        raise UserError(
+            f"data.shuffle_archives: expected 0, or images in tar archives, got {width}; images "
+            "that are files are all shuffled (seresnext data pack makes archives)"
+        )
+    return Windows(source.archives, width)
 
 
 def eval_batches(reader: Reader, spec: InputSpec, share: Share) -> Generator[Batch, None, None]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from .permutation import Numbers, permute
+from .windows import Windows
 
 _BLOCK = 1 << 16
 """Positions whose images are computed together: 15 ms, or 0.2 us an image, for ImageNet."""
@@ -30,10 +31,16 @@ class SampleOrder:
     """
 
     def __init__(
-        self, n: int, seed: int, global_batch: int, drop_last: bool = False, repeats: int = 1
+        self,
+        n: int,
+        seed: int,
+        global_batch: int,
+        drop_last: bool = False,
+        repeats: int = 1,
+        windows: Windows | None = None,
     ) -> None:
-        """`repeats` divides the global batch, and is 1 with `drop_last`. Raises UserError when
-        `drop_last` would drop everything."""
+        """`repeats` divides the global batch, and is 1 with `drop_last`. `windows` shuffle instead
+        of a permutation of all images. Raises UserError when `drop_last` would drop everything."""
         if drop_last and n < global_batch:
             raise UserError(
                 f"data.drop_last with {n} images and a global batch of {global_batch} leaves "
@@ -43,6 +50,7 @@ class SampleOrder:
         self.global_batch = global_batch
         self.repeats, self._different = repeats, global_batch // repeats
         self.steps_per_epoch = steps_per_epoch(n, global_batch, drop_last)
+        self._windows = windows
         self._epoch_images = global_batch * (n // global_batch) if drop_last else n
         # The epoch is added to it, so seeds s and s + 1 must not give neighbouring numbers.
         self._seed = zlib.crc32(b"order %d" % seed)
@@ -59,8 +67,12 @@ class SampleOrder:
         step, row = divmod(position, self.global_batch)
         repeat, row = divmod(row, self._different)
         epoch, offset = divmod(step * self._different + row, self._epoch_images)
-        block, row = divmod(offset, _BLOCK)
-        index = int(_block(self.n, (self._seed + epoch) % 2**32, block)[row])
+        seed = (self._seed + epoch) % 2**32
+        if self._windows:
+            index = self._windows.image(seed, offset)
+        else:
+            block, row = divmod(offset, _BLOCK)
+            index = int(_block(self.n, seed, block)[row])
         return epoch * self.repeats + repeat, index
 
 

@@ -78,7 +78,12 @@ def checkpoint_state(
     }
 
 
-_ORDER_FIELDS = {"run.seed": None, "data.drop_last": None, "augment.repeats": 1}
+_ORDER_FIELDS = {
+    "run.seed": None,
+    "data.drop_last": None,
+    "augment.repeats": 1,
+    "data.shuffle_archives": 0,
+}
 """Fields that decide which sample is seen when: a run cannot continue under other values. With the
 value that a version had which knew no such field."""
 _FREE_FIELDS = (

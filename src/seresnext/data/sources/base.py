@@ -29,6 +29,8 @@ class Source(Protocol):
     """Class index -> name; empty where labels are not known."""
     labels: NDArray[np.int32]
     """int32 [len(self)], class index of each image, -1 where it is not known. Reads no image."""
+    archives: NDArray[np.int32] | None
+    """int32 [len(self)], which archive holds each image; None where images are files."""
 
     def __len__(self) -> int: ...
 
@@ -104,6 +106,8 @@ class Subset(Source):
         self._indices = np.asarray(indices, np.int64)
         self.class_names = source.class_names
         self.labels = source.labels[self._indices]
+        held = source.archives
+        self.archives = None if held is None else held[self._indices]
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -19,6 +19,8 @@ MAX_FILE_BYTES = 1 << 30
 class FileList(Source):
     """Files, each with a label."""
 
+    archives = None
+
     def __init__(
         self,
         root: str | Path,

@@ -54,6 +54,7 @@ class Shards(Source):
         places = {composed(name): place for place, name in enumerate(class_names)}
         known = np.array([places.get(composed(name), -1) for name in index.class_names], np.int32)
         self.labels = known[index.label[rows]]
+        self.archives = index.archive[rows]
         self._place, self._index, self._rows = place, index, rows
         self._open = lru_cache(place.open_files)(lambda name: _Archive(place.open(name)))
 
