@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 # A worker holds two frameworks, 2 to 4 GB. The tests of a file share its fixtures.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-all test-slow fuzz check format bench clean
+.PHONY: demo test test-all test-slow fuzz check format bench evidence clean
 
 # One stamp per set of extras: reinstalled when pyproject.toml changes.
 $(VENV)/.installed-%: pyproject.toml
@@ -44,7 +44,11 @@ format: $(VENV)/.installed-dev
 	@$(BIN)/ruff format .
 
 bench: $(VENV)/.installed-dev
-	@for script in benchmarks/[!g_]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/[!eg_]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# What helps on small sets of real images, over seeds: some hours. Needs npm for two of the sets.
+evidence: $(VENV)/.installed-dev
+	@$(BIN)/python benchmarks/evidence.py
 
 clean:
 	rm -rf $(VENV) data/digits runs/demo build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

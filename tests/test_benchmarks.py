@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -91,3 +92,44 @@ def test_the_scripts_for_the_cpu(words: str, printed: str) -> None:
     # 1: it measured a cost above its limit, as one step on a busy machine can have.
     assert done.returncode in ((0, 1) if script == "checkpoint_cost.py" else (0,)), done.stderr
     assert printed in done.stdout, done.stderr
+
+
+class TestEvidence:
+    def test_a_table_has_gains_over_its_first_row(self) -> None:
+        evidence = load_beside("evidence")
+        table = evidence.Table("Title", None, [evidence.Row("as is"), evidence.Row("better")])
+        pairs = {"as is": (0.5, 0.6, 0.7), "better": (0.6, 0.72, 0.78)}
+        results = [
+            evidence.Result("t", row, seed, top1, 10.0 + seed)
+            for row, found in pairs.items()
+            for seed, top1 in enumerate(found)
+        ]
+        lines = evidence.show(table, results).splitlines()
+        assert lines[4] == "| as is | 60.0 (10.0) |  | 11 |"
+        # The gains are 10, 12 and 8: 10 +- 4.30 * 2 / sqrt(3).
+        assert lines[5] == "| better | 70.0 (9.2) | +10.0 ± 5.0 | 11 |"
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["labels-2", "imbalance", "timm"])
+    def test_every_row_trains(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("sklearn")
+        if name == "timm":
+            pytest.importorskip("engines.timm_reference")
+        evidence = load_beside("evidence")
+        monkeypatch.setattr(evidence, "ROOT", tmp_path)
+        table = evidence.tables()[name]
+        for row in table.rows:
+            result = evidence.run(name, table, replace(row, steps=2), 0)
+            assert 0 <= result.top1 <= 1
+        assert not list(tmp_path.glob("tmp*")), "runs are removed"
+
+
+def load_beside(name: str) -> ModuleType:
+    """A script that imports its neighbours."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return load(name)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
