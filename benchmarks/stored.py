@@ -2,9 +2,9 @@
 
     python benchmarks/stored.py [--images 100] [--rounds 11]
 
-The photos of `loading.py` become random-resized crops of 224 px, from the JPEG files as they are,
-from JPEGs of a short side of 256 px (as `seresnext data pack --max-side` makes them), and from
-decoded pixels in memory of both sizes. In turn, round by round; medians of processor time.
+The photos of `seresnext bench loader` become random-resized crops of 224 px, from the JPEG files as
+they are, from JPEGs of a short side of 256 px (as `seresnext data pack --max-side` makes them), and
+from decoded pixels in memory of both sizes. In turn, round by round; medians of processor time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from loading import write_photos
+from seresnext.bench.photos import write_photos
 from seresnext.config import AugmentConfig
 from seresnext.data.augment import augment, augment_encoded
 from seresnext.data.decode import decode_image

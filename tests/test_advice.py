@@ -23,7 +23,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
 READING = "train evaluate predict export report explain average"
 MESSAGES = {
     "average.py": "average",
-    "bench.py": "bench",
+    "bench/": "bench",
     "cli/options.py": "bench data",
     "config/": "train",
     "data/checks.py": "train",
@@ -60,6 +60,9 @@ MESSAGES = {
 OTHER_COMMANDS = ("zoo/", "flags.py", "launch/msrun.py", "launch/torchrun.py", "cli/__init__.py")
 """Files with the options of other programs, or with the words that every verb has."""
 ELSEWHERE = {
+    ("bench/train.py print_speeds", "--devices"): "plan",
+    ("bench/train.py print_speeds", "--batch-size"): "plan",
+    ("bench/train.py print_speeds", "--images-per-second"): "plan",
     ("cli/find_lr.py _said", "--lr"): "train",
     ("cli/data.py _pack", "--data"): "train",
     ("cli/plan.py _text", "--augment.start-size"): "train",

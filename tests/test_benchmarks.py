@@ -72,7 +72,6 @@ def test_a_wrong_result_fails_the_gpu_script() -> None:
         ("inference.py --threads 1 --rounds 1", "half precision: our fp16 is"),
         ("train_step_torch.py --size 64 --batch 2 --rounds 1", "timm"),
         ("train_step_mindspore.py --size 64 --batch 2 --rounds 1", "mindcv"),
-        ("loading.py --images 64 --rounds 1 --loaders ours mindspore pillow", "mindspore"),
         ("stored.py --images 4 --rounds 1", "pixels, short side 256"),
     ],
     ids=lambda words: words.split()[0],

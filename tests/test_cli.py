@@ -157,7 +157,7 @@ class TestUsage:
             ("predict", "seresnext predict needs MODEL, IMAGES"),
             ("predict runs/mine", "seresnext predict needs IMAGES"),
             ("predict m i --json --csv", "give --json or --csv, not both"),
-            ("bench train", "expected `seresnext bench infer` or `seresnext bench serve`, got"),
+            ("bench nothing", "or `seresnext bench loader` or `seresnext bench train`, got"),
             (
                 "data",
                 "or `seresnext data show` or `seresnext data demo`, got nothing",

@@ -22,7 +22,7 @@ VERBS = {
     "convert": "translate weights of timm, mindcv and the original zoo",
     "average": "the average of a run's checkpoints, or of runs from the same weights",
     "serve": "answer predictions over HTTP",
-    "bench": "latency and throughput of artifacts side by side, and of the server",
+    "bench": "speed of artifacts side by side, of the server, of training and of its data",
     "data": "check, show and pack images, make the demo data set",
     "doctor": "what works on this machine, and what to install",
 }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..config import EngineName, Precision
+from ..config.recipes import recipe
+from ..errors import UsageError
 from ..files import to_json
 from ..flags import Positional, parse
 from .options import ComputeOptions, JsonOption, second_word
@@ -16,7 +19,8 @@ class BenchInferArgs(JsonOption, ComputeOptions):
     """Latency and throughput of models and artifacts, side by side.
 
     Each runs in its own process, in turn with the others; ratios are to the first one.
-    `seresnext bench serve` measures a model behind the HTTP server.
+    `seresnext bench serve` measures a model behind the HTTP server, `seresnext bench train` a
+    training step, and `seresnext bench loader` how fast its images are loaded.
     """
 
     models: Positional[tuple[Path, ...]]
@@ -50,14 +54,119 @@ class BenchServeArgs(JsonOption, ComputeOptions):
     """CPU threads that compute; 0 leaves the number to the framework."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchLoaderArgs(JsonOption):
+    """How fast training images are read, decoded and augmented, by number of threads.
+
+    Images without a source are synthetic photographs of 500 x 375 pixels.
+    """
+
+    source: Positional[tuple[Path, ...]] = ()
+    """Folder, list or archives, as train takes them."""
+    recipe: str = "imagenet"
+    """Whose augmentation; `seresnext recipes` lists them. With --peers its crops and flips only."""
+    threads: tuple[int, ...] = (1, 2)
+    """Numbers of threads."""
+    images: int = 1024
+    """Of each loader in each turn."""
+    rounds: int = 5
+    """Turns of each loader."""
+    peers: bool = False
+    """Also measure the loaders of mindspore.dataset, DALI, Pillow in threads and PyTorch's
+    DataLoader, those that are installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchTrainArgs(JsonOption):
+    """How fast a recipe's training step is on this machine, in several precisions.
+
+    They take turns; ratios are to the first one. Pixels are at hand: `seresnext bench loader` says
+    how fast images are loaded.
+    """
+
+    recipe: str = "imagenet"
+    """Whose network, losses and optimizer; `seresnext recipes` lists them."""
+    model: str | None = None
+    """Network; `seresnext doctor` lists them."""
+    batch_size: int = 16
+    """Images per step."""
+    image_size: int = 224
+    """Side of the images, pixels."""
+    engine: EngineName = "torch"
+    """Framework."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N, npu, mps, ascend."""
+    threads: int = 0
+    """CPU threads; 0 leaves the number to the framework."""
+    compile: bool = False
+    """torch: compile the step with torch.compile, which takes minutes."""
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    """Arithmetic of convolutions and matrix products."""
+    steps: int = 3
+    """Of each precision in each turn."""
+    rounds: int = 5
+    """Turns."""
+
+
 def run(argv: list[str]) -> int:
-    word, argv = second_word(argv, "seresnext bench", ("infer", "serve"))
-    return _serve(argv) if word == "serve" else _infer(argv)
+    verbs = {"infer": _infer, "serve": _serve, "loader": _loader, "train": _train}
+    word, argv = second_word(argv, "seresnext bench", tuple(verbs))
+    return verbs[word](argv)
+
+
+def _train(argv: list[str]) -> int:
+    args = parse(BenchTrainArgs, argv, "seresnext bench train")
+    from ..bench.train import bench_train, print_speeds
+
+    base = recipe(args.recipe)
+    config = base.replace(
+        batch_size=args.batch_size,
+        engine={
+            "name": args.engine,
+            "device": args.device,
+            "threads": args.threads,
+            "compile": args.compile,
+            "fp16_batch_norm": False,
+        },
+        augment={"image_size": args.image_size, "start_size": 0},
+        optim={"accumulate": 1},
+    )
+    if args.model:
+        config = config.replace(model=args.model)
+    speeds = bench_train(config, precisions=args.precisions, steps=args.steps, rounds=args.rounds)
+    if args.json:
+        print(to_json([speed.to_dict() for speed in speeds]))
+    else:
+        print_speeds(config, speeds)
+    return 0
+
+
+def _loader(argv: list[str]) -> int:
+    args = parse(BenchLoaderArgs, argv, "seresnext bench loader")
+    if len(args.source) > 1:
+        raise UsageError(f"expected one source, got {' '.join(map(str, args.source))}")
+    from ..bench.loader import bench_loader, print_loading
+
+    config = recipe(args.recipe)
+    data = replace(config.data, root=str(args.source[0]) if args.source else "", drop_last=False)
+    results = bench_loader(
+        data,
+        replace(config.augment, start_size=0, repeats=1),
+        threads=args.threads,
+        images=args.images,
+        rounds=args.rounds,
+        peers=args.peers,
+    )
+    if args.json:
+        print(to_json([result.to_dict() for result in results]))
+    else:
+        print_loading(results)
+    return 0
 
 
 def _infer(argv: list[str]) -> int:
     args = parse(BenchInferArgs, argv, "seresnext bench infer")
-    from ..bench import bench_infer, print_results
+    from ..bench.infer import bench_infer, print_results
 
     options = {name: value for name, value in vars(args).items() if name != "json"}
     results = bench_infer(**options)

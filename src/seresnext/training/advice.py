@@ -104,7 +104,8 @@ def _worst_class(ended: Ended) -> Iterator[str]:
     right = np.bincount(results.label[results.right], minlength=len(images))
     recall = np.where(images >= 5, right / np.maximum(images, 1), 1)
     worst = int(recall.argmin())
-    if ended.top1 - recall[worst] < max(0.3, 2 * math.sqrt(0.25 / max(images[worst], 1))):
+    least = max(0.3, 2 * math.sqrt(0.25 / max(images[worst], 1)))
+    if ended.top1 < 0.5 or ended.top1 - recall[worst] < least:
         return
     name = results.class_names[worst]
     answers = results.predicted[(results.label == worst) & ~results.right]

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from .batch import check_batch_size
-from .config import EngineName
-from .errors import UserError, printable
-from .machine import describe_cpu
-from .runtimes.base import create_runtime
-from .weights.trained import load_trained
+from ..batch import check_batch_size
+from ..config import EngineName
+from ..errors import UserError, printable
+from ..machine import describe_cpu
+from ..runtimes.base import create_runtime
+from ..weights.trained import load_trained
 
 WARM_UP = 3
 """Calls before the first that counts, for each batch size: kernels are chosen, memory is taken."""
@@ -131,7 +131,7 @@ def _answer(worker: Connection, model: Path) -> Any:
 
 def _work(parent: Connection, model: Path, engine: EngineName, device: str, threads: int) -> None:
     """A worker: load, then answer (batch size, seconds, warm-up calls) with times, until None."""
-    before, start = _resident(), time.perf_counter()
+    before, start = resident_memory(), time.perf_counter()
     try:
         runtime = create_runtime(model, device=device, engine=engine, threads=threads)
     except UserError as error:
@@ -149,7 +149,7 @@ def _work(parent: Connection, model: Path, engine: EngineName, device: str, thre
         except EOFError:
             return
         if request is None:
-            parent.send(_peak() - before)
+            parent.send(peak_memory() - before)
             runtime.close()
             return
         batch_size, budget, warm_up = request
@@ -182,16 +182,16 @@ def _status(field_name: str) -> int | None:
     return int(line.split()[1]) * 1024
 
 
-def _peak() -> int:
+def peak_memory() -> int:
     """The process's largest resident memory so far, bytes."""
     # getrusage also counts the parent's memory, as it was when this process was forked off.
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return _status("VmHWM") or used * (1 if sys.platform == "darwin" else 1024)
 
 
-def _resident() -> int:
+def resident_memory() -> int:
     """The process's resident memory, bytes."""
-    return _status("VmRSS") or _peak()
+    return _status("VmRSS") or peak_memory()
 
 
 def print_results(results: Sequence[Measurement]) -> None:
