@@ -22,12 +22,12 @@ READING = ["data", "evaluate.py"]
 DATA_VERB = {"inspection.py", "pack.py"}
 """Modules of `data` that only `seresnext data` calls."""
 MESSAGES: list[tuple[type, list[str], str]] = [
-    (TrainOptions, [*READING, "training", "engines"], "--nproc --present-classes"),
+    (TrainOptions, [*READING, "training", "engines"], "--nproc --present-classes --real-labels"),
     (
         EvalOptions,
         READING,
         "--train-data --data.allow-empty-classes --val-share --data.balance --loss.class-balance "
-        "--out --present-classes",
+        "--out --present-classes --real-labels",
     ),
     (
         InferOptions,
