@@ -22,7 +22,11 @@ READING = ["data", "evaluate.py"]
 DATA_VERB = {"inspection.py", "pack.py"}
 """Modules of `data` that only `seresnext data` calls."""
 MESSAGES: list[tuple[type, list[str], str]] = [
-    (TrainOptions, [*READING, "training", "engines"], "--nproc --present-classes --real-labels"),
+    (
+        TrainOptions,
+        [*READING, "training", "engines"],
+        "--nproc --present-classes --real-labels --max-side",
+    ),
     (
         EvalOptions,
         READING,
