@@ -82,6 +82,33 @@ class TestTemperature:
         assert LogitSample(50_000, 21_000).every == 32
 
 
+def test_a_converted_model_has_calibrated_probabilities(
+    one: Run, images: Path, tmp_path: Path
+) -> None:
+    """So have the artifacts that are made of it; the answers are the same."""
+    temperature = 1.7
+    done = run_cli("convert", one.folder, tmp_path / "cal", "--temperature", temperature)
+    assert "the logits are divided by 1.7" in done.stdout
+    run_cli("export", tmp_path / "cal", "--out", tmp_path / "cal.onnx")
+    files = sorted((images / "val").glob("*/*"))[:5]
+    with seresnext.load(one.folder) as model:
+        pixels = np.stack(
+            [preprocess(np.asarray(Image.open(f).convert("RGB")), model.input) for f in files]
+        )
+        logits, before = model.logits(pixels), model.predict(files, top=3)
+    expected = scipy.special.softmax(logits.astype(float) / temperature, axis=1)
+    for path in (tmp_path / "cal", tmp_path / "cal.onnx"):
+        with seresnext.load(path) as model:
+            assert np.allclose(model.logits(pixels), logits / temperature, atol=1e-4)
+            for row, old, new in zip(expected, before, model.predict(files, top=3), strict=True):
+                assert new.classes == old.classes
+                assert new.probabilities == pytest.approx(sorted(row)[::-1], abs=1e-4)
+    for wrong in ("0", "-1", "nan", "1000"):
+        line = refused("convert", one.folder, tmp_path / "x", "--temperature", wrong)
+        assert "--temperature: expected" in line
+    assert not (tmp_path / "x").exists()
+
+
 def evaluated(*arguments: object) -> list[dict]:
     return [json.loads(t) for t in run_cli("evaluate", *arguments, "--json").stdout.splitlines()]
 

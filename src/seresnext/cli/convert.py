@@ -28,6 +28,8 @@ class ConvertArgs:
     """Text file with one class name a line, in the order of the indices."""
     image_size: int | None = None
     """Side of the images that the network was trained for, pixels."""
+    temperature: float = 1.0
+    """Divide the logits by this, as evaluate finds it: probabilities are then calibrated."""
     keep_momentum: bool = False
     """Take the momentum of a training checkpoint into another .ckpt."""
     allow_pooling_change: bool = False
@@ -46,6 +48,7 @@ def run(argv: list[str]) -> int:
             to=args.to,
             class_names=_lines(args.class_names),
             image_size=args.image_size,
+            temperature=args.temperature,
             keep_momentum=args.keep_momentum,
             allow_pooling_change=args.allow_pooling_change,
         )

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from ..errors import UserError, printable
 from ..model.architecture import fit_biases
 from ..model.saved_model import save_model
@@ -62,6 +64,7 @@ def convert(
     to: Target | None = None,
     class_names: tuple[str, ...] | None = None,
     image_size: int | None = None,
+    temperature: float = 1.0,
     keep_momentum: bool = False,
     allow_pooling_change: bool = False,
 ) -> Conversion:
@@ -70,7 +73,9 @@ def convert(
     A folder is written for `seresnext` (the model folder of this package) and `timm` (its local
     directory), a `.safetensors` file for `timm`, `mindcv` and `original`, a `.ckpt` for the last
     two. Without `to` a folder is `seresnext` and a `.safetensors` is `timm`.
-    `class_names` and `image_size` replace those that came with the weights. `keep_momentum` copies
+    `class_names` and `image_size` replace those that came with the weights. `temperature`, as
+    `evaluate` finds it, divides the logits: probabilities are calibrated, with the same answers, in
+    everything that is made of the result. `keep_momentum` copies
     the momentum of a training checkpoint to another `.ckpt`. `allow_pooling_change` writes a
     network even if the layout pads the max-pool otherwise, which puts its outputs some 20 % off.
     Raises UserError, and writes nothing, if the source cannot be read or the result would not be
@@ -89,6 +94,11 @@ def convert(
         spec, more = _match_pooling(spec, target, allow_pooling_change)
         notes += more
         spec, loaded = _match_biases(spec, loaded, target)
+    if temperature != 1:
+        loaded = _calibrated(loaded, temperature, keep_momentum)
+        notes.append(
+            f"the logits are divided by {temperature:g}: answers stay, probabilities do not"
+        )
     dropped = dict(loaded.dropped)
     momentum = loaded.momentum
     if keep_momentum and not (momentum and out.suffix == ".ckpt"):
@@ -111,6 +121,21 @@ def convert(
         written=written,
         notes=[*loaded.notes, *notes],
     )
+
+
+def _calibrated(loaded: LoadedWeights, temperature: float, keep_momentum: bool) -> LoadedWeights:
+    """Return weights whose logits are divided by `temperature`: those of the classifier are."""
+    if not 0.02 <= temperature <= 50:
+        raise UserError(f"--temperature: expected 0.02 to 50, got {temperature:g}")
+    if keep_momentum:
+        raise UserError("--temperature: momentum is of the weights as they were trained; leave "
+                        "--keep-momentum out")  # fmt: skip
+    scaled = {
+        name: (loaded.weights[name] / temperature).astype(np.float32)
+        for name in ("fc.weight", "fc.bias")
+        if name in loaded.weights
+    }
+    return replace(loaded, weights=loaded.weights | scaled)
 
 
 def _target(out: Path, to: Target | None) -> Target:
