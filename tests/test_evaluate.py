@@ -92,9 +92,8 @@ def test_a_converted_model_has_calibrated_probabilities(
     run_cli("export", tmp_path / "cal", "--out", tmp_path / "cal.onnx")
     files = sorted((images / "val").glob("*/*"))[:5]
     with seresnext.load(one.folder) as model:
-        pixels = np.stack(
-            [preprocess(np.asarray(Image.open(f).convert("RGB")), model.input) for f in files]
-        )
+        opened = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+        pixels = np.stack([preprocess(image, model.input) for image in opened])
         logits, before = model.logits(pixels), model.predict(files, top=3)
     expected = scipy.special.softmax(logits.astype(float) / temperature, axis=1)
     for path in (tmp_path / "cal", tmp_path / "cal.onnx"):

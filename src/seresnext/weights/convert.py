@@ -96,9 +96,7 @@ def convert(
         spec, loaded = _match_biases(spec, loaded, target)
     if temperature != 1:
         loaded = _calibrated(loaded, temperature, keep_momentum)
-        notes.append(
-            f"the logits are divided by {temperature:g}: answers stay, probabilities do not"
-        )
+        notes.append(f"the logits are divided by {temperature:g}; the answers stay the same")
     dropped = dict(loaded.dropped)
     momentum = loaded.momentum
     if keep_momentum and not (momentum and out.suffix == ".ckpt"):
@@ -128,8 +126,9 @@ def _calibrated(loaded: LoadedWeights, temperature: float, keep_momentum: bool) 
     if not 0.02 <= temperature <= 50:
         raise UserError(f"--temperature: expected 0.02 to 50, got {temperature:g}")
     if keep_momentum:
-        raise UserError("--temperature: momentum is of the weights as they were trained; leave "
-                        "--keep-momentum out")  # fmt: skip
+        raise UserError(
+            "--temperature: expected no --keep-momentum, which is of the weights as they were"
+        )
     scaled = {
         name: (loaded.weights[name] / temperature).astype(np.float32)
         for name in ("fc.weight", "fc.bias")
