@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import resource
 import sys
 import time
@@ -21,6 +20,7 @@ from ..errors import UserError, printable
 from ..machine import describe_cpu
 from ..runtimes.base import create_runtime
 from ..weights.trained import load_trained
+from .workers import Workers, requests
 
 WARM_UP = 3
 """Calls before the first that counts, for each batch size: kernels are chosen, memory is taken."""
@@ -87,50 +87,26 @@ def bench_infer(
     if min((rounds, *batch_sizes)) < 1 or not 0 < seconds < math.inf or threads < 0:
         raise UserError("--batch-sizes, --rounds and --seconds: expected positive numbers")
     check_batch_size(max(batch_sizes, default=1), 32, "--batch-sizes")
-    context = multiprocessing.get_context("spawn")
-    workers: list[tuple[Any, Connection]] = []
-    try:
-        results = []
-        for model in models:
-            ours, theirs = context.Pipe()
-            task = (theirs, model, engine, device, threads)
-            process = context.Process(target=_work, args=task, daemon=True)
-            process.start()
-            theirs.close()
-            workers.append((process, ours))
-            results.append(_answer(ours, model))
+    with Workers() as workers:
+        running = [
+            workers.start(str(model), _work, model, engine, device, threads) for model in models
+        ]
+        results: list[Measurement] = [worker.first for worker in running]
         for turn in range(rounds):
-            for result, (_, worker) in zip(results, workers, strict=True):
+            for result, worker in zip(results, running, strict=True):
                 for size in (1, *batch_sizes):
                     budget = seconds if size == 1 else 0.0
-                    worker.send((size, budget, WARM_UP if turn == 0 else 0))
-                    times = _answer(worker, Path(result.model))
+                    times = worker.ask((size, budget, WARM_UP if turn == 0 else 0))
                     kept = result.latencies if size == 1 else result.batches.setdefault(size, [])
                     kept.extend(times)
-        for result, (process, worker) in zip(results, workers, strict=True):
-            worker.send(None)
-            result.memory_bytes = _answer(worker, Path(result.model))
-            process.join()
+        for result, worker in zip(results, running, strict=True):
+            result.memory_bytes = worker.ask(None)
         return results
-    finally:
-        for process, connection in workers:
-            connection.close()
-            process.join(10)
-            process.kill()
 
 
-def _answer(worker: Connection, model: Path) -> Any:
-    try:
-        answer = worker.recv()
-    except EOFError:
-        raise UserError(f"{model}: its process ended without an answer (out of memory?)") from None
-    if isinstance(answer, UserError):
-        raise answer
-    return answer
-
-
-def _work(parent: Connection, model: Path, engine: EngineName, device: str, threads: int) -> None:
-    """A worker: load, then answer (batch size, seconds, warm-up calls) with times, until None."""
+def _work(model: Path, engine: EngineName, device: str, threads: int, parent: Connection) -> None:
+    """A worker: load, then answer (batch size, seconds, warm-up calls) with times, and None with
+    the memory that was taken."""
     before, start = resident_memory(), time.perf_counter()
     try:
         runtime = create_runtime(model, device=device, engine=engine, threads=threads)
@@ -143,15 +119,10 @@ def _work(parent: Connection, model: Path, engine: EngineName, device: str, thre
     about = Measurement(str(model), runtime.name, runtime.device, side, size, loaded)
     parent.send(about)
     rng = np.random.default_rng(0)
-    while True:
-        try:
-            request = parent.recv()
-        except EOFError:
-            return
+    for request in requests(parent):
         if request is None:
             parent.send(peak_memory() - before)
-            runtime.close()
-            return
+            continue
         batch_size, budget, warm_up = request
         images = rng.integers(0, 256, (batch_size, side, side, 3), dtype=np.uint8)
         for _ in range(warm_up):
@@ -162,6 +133,7 @@ def _work(parent: Connection, model: Path, engine: EngineName, device: str, thre
             runtime.predict(images)
             times.append(time.perf_counter() - start)
         parent.send(times)
+    runtime.close()
 
 
 def _file_bytes(model: Path) -> int:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import signal
 import statistics
 import tempfile
 import time
@@ -28,6 +25,7 @@ from ..errors import UserError, one_line
 from ..machine import describe_cpu
 from .peers import BATCH, PEERS, Crops
 from .photos import write_photos
+from .workers import Workers, requests
 
 OURS = "seresnext"
 _MADE_AHEAD = 8
@@ -126,52 +124,26 @@ def bench_loader(
 
 
 def _turns(tasks: list[_Task], images: int, rounds: int) -> list[Loading]:
-    spawn = multiprocessing.get_context("spawn")
     results = [Loading(task.name, task.threads) for task in tasks]
-    running: list[tuple[Loading, Any, Connection]] = []
-    try:
+    with Workers(stops=True) as workers:
+        running = []
         for task, result in zip(tasks, results, strict=True):
-            here, there = spawn.Pipe()
-            # A daemon may have no processes, which PyTorch's loader has.
-            process = spawn.Process(target=_work, args=(task, there))
-            process.start()
-            there.close()  # so that a loader that dies ends the wait for its answer
-            running.append((result, process, here))
-            result.problem = _answer(result, here)
-            if result.problem:
-                if task.name == OURS:
-                    raise UserError(result.problem)
-                running.pop()
-                process.join()
-            else:
-                os.kill(process.pid or 0, signal.SIGSTOP)
+            worker = workers.start(task.name, _work, task)
+            result.problem = worker.first
+            if not result.problem:
+                running.append((result, worker))
+            elif task.name == OURS:
+                raise UserError(result.problem)
         for _ in range(rounds):
-            for result, process, here in running:
-                os.kill(process.pid or 0, signal.SIGCONT)
-                here.send(images)
-                rate, busy = _answer(result, here)
+            for result, worker in running:
+                rate, busy = worker.ask(images)
                 result.rates.append(rate)
                 result.busy.append(busy)
-                os.kill(process.pid or 0, signal.SIGSTOP)
-        return results
-    finally:
-        for _, process, here in running:
-            if process.is_alive():
-                os.kill(process.pid or 0, signal.SIGCONT)
-            here.close()
-            process.join(10)
-            process.kill()
-
-
-def _answer(result: Loading, worker: Connection) -> Any:
-    try:
-        return worker.recv()
-    except EOFError:
-        raise UserError(f"{result.loader}: its process ended without an answer") from None
+    return results
 
 
 def _work(task: _Task, parent: Connection) -> None:
-    """A worker: say whether it can load, then measure as often as it is sent a number of images."""
+    """A worker: say why it cannot load, if so, then measure whenever it is sent a number."""
     try:
         batches = task.batches()
         next(batches)
@@ -180,11 +152,7 @@ def _work(task: _Task, parent: Connection) -> None:
         parent.send(missing or one_line(error) or type(error).__name__)
         return
     parent.send("")
-    while True:
-        try:
-            images = parent.recv()
-        except EOFError:
-            break
+    for images in requests(parent):
         parent.send(_measure(batches, images))
     batches.close()  # type: ignore[attr-defined]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import sys
 import time
@@ -22,6 +21,7 @@ from ..model.architecture import count_macs
 from ..model.init import init_weights
 from ..model.spec import ModelSpec
 from .infer import peak_memory, resident_memory
+from .workers import Workers, requests
 
 CLASSES = 1000
 _WARM_UP = 2
@@ -67,39 +67,17 @@ def bench_train(
     """
     if min(steps, rounds, len(precisions)) < 1:
         raise UserError("--steps, --rounds and --precisions: expected 1 or more")
-    spawn = multiprocessing.get_context("spawn")
-    workers: list[tuple[StepSpeed, Any, Connection]] = []
-    try:
+    with Workers() as workers:
+        running = []
         for precision in dict.fromkeys(precisions):
-            here, there = spawn.Pipe()
-            task = (config.replace(precision=precision).check(), there)
-            process = spawn.Process(target=_work, args=task, daemon=True)
-            process.start()
-            there.close()  # so that a worker that dies ends the wait for its answer
-            workers.append((_answer(precision, here), process, here))
+            chosen = config.replace(precision=precision).check()
+            running.append(workers.start(f"the step in {precision}", _work, chosen))
+        speeds: list[StepSpeed] = [worker.first for worker in running]
         for _ in range(rounds):
-            for speed, _, here in workers:
-                here.send(steps)
-                seconds, speed.memory_bytes = _answer(speed.precision, here)
+            for speed, worker in zip(speeds, running, strict=True):
+                seconds, speed.memory_bytes = worker.ask(steps)
                 speed.seconds.append(seconds)
-        return [speed for speed, _, _ in workers]
-    finally:
-        for _, process, here in workers:
-            here.close()
-            process.join(10)
-            process.kill()
-
-
-def _answer(precision: str, worker: Connection) -> Any:
-    try:
-        answer = worker.recv()
-    except EOFError:
-        raise UserError(
-            f"the step in {precision} ended without an answer (out of memory? --batch-size)"
-        ) from None
-    if isinstance(answer, UserError):
-        raise answer
-    return answer
+        return speeds
 
 
 def _work(config: Config, parent: Connection) -> None:
@@ -132,11 +110,7 @@ def _work(config: Config, parent: Connection) -> None:
 
     run(_WARM_UP)
     parent.send(StepSpeed(engine.precision, engine.device, batch_size, size, flop))
-    while True:
-        try:
-            count = parent.recv()
-        except EOFError:
-            break
+    for count in requests(parent):
         parent.send((run(count), _memory(engine) or peak_memory() - before))
     engine.close()
 

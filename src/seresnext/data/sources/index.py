@@ -109,7 +109,7 @@ def open_index(
     place = _place(folder)
     found = _load(place, files)
     if found is None:
-        with _lock(place):
+        with locked(place, FILE):
             found = _load(place, files)
             if found is None:
                 found = _make(folder, files, scan)
@@ -140,13 +140,14 @@ def _place(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _lock(place: Path) -> Iterator[None]:
-    """Wait until no other process makes the index. Without locks in the file system, several do."""
+def locked(folder: Path, name: str) -> Iterator[None]:
+    """Wait until no other process or thread works on what `name` is for in a folder. Without locks
+    in the file system, several may. Raises UserError where the folder cannot be written."""
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        handle = os.open(place / f".{FILE}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / f".{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise UserError(f"cannot write the index of the archives to {place}: {error}") from None
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)

@@ -7,7 +7,6 @@ shards that were fetched. A shard appears in it complete or not at all, once for
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import logging
@@ -28,7 +27,7 @@ from ...files import read_json, replacing, sync_to_disk, to_json
 from ...install import install_command
 from ...schema import checked, from_dict
 from .folder import SPLITS
-from .index import FILE, open_index, stored_index
+from .index import FILE, locked, open_index, stored_index
 from .shards import CLASSES, Shards, named, opened, scan, shard_split
 
 NOTE = ".seresnext-remote.json"
@@ -100,7 +99,7 @@ def _stand_in(url: str) -> Path:
     folder = _cache() / hashlib.sha256(url.encode()).hexdigest()[:16]
     if _known(folder):
         return folder
-    with _locked(folder, "note"):
+    with locked(folder, "note"):
         store = _Store.of(url)
         if not _known(folder) and not _describe(store, url, folder):
             below = [_describe(store, f"{url}/{split}", folder / split) for split in SPLITS]
@@ -314,7 +313,7 @@ class Cache:
         """Return where a shard lies, fetched where it is not there yet. Raises UserError."""
         target, size = self.folder / name, self.sizes[name]
         if not _there(target, size):
-            with _locked(self.folder, name):
+            with locked(self.folder, name):
                 if not _there(target, size):
                     make_room(size)
                     self._store().shard(f"{self.url}/{name}", target, size)
@@ -377,19 +376,3 @@ def make_room(size: int) -> None:
         with contextlib.suppress(OSError):
             path.unlink()
         total -= bytes_
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, name: str) -> Iterator[None]:
-    """Wait until no other process or thread works on this; without locks, several may."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / f".{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise UserError(f"cannot write to the cache of shards {folder}: {error.strerror}") from None
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
