@@ -43,7 +43,7 @@ import numpy as np
 from seresnext.data.order import SampleOrder
 from seresnext.data.sources.base import Texts
 from seresnext.data.sources.index import Index
-from seresnext.data.sources.shards import Shards, _Folder
+from seresnext.data.sources.shards import LocalFolder, Shards
 
 N, PER = 1_300_000, 5_000
 tracemalloc.start()
@@ -54,7 +54,7 @@ index = Index(
     archives, tuple(f"n{k:08}" for k in range(1000)), False, (row // PER).astype(np.int32),
     row * 100, np.full(N, 100), (row // 1300).astype(np.int32), np.zeros(N, np.uint32), names,
 )
-source = Shards(_Folder(Path("/nowhere")), index, row, index.class_names)
+source = Shards(LocalFolder(Path("/nowhere")), index, row, index.class_names)
 order = SampleOrder(N, 0, 1024)
 seen = [order.sample(p) for p in (0, 1, N - 1, N, 10 * N + 7)]
 assert [source.name(i) for _, i in seen]

@@ -21,7 +21,7 @@ from ..formats import EXTENSIONS
 from ..parallel import in_order
 from .index import Found, open_index
 from .mat import read_structs
-from .shards import Shards, checksum, opened
+from .shards import LocalFolder, Shards, checksum, opened
 from .tar import Member, Read, members, reading
 
 TRAIN = "ILSVRC2012_img_train.tar"
@@ -67,7 +67,7 @@ def imagenet(
     index = open_index(path, archives, partial(_scan, path, archives))
     wanted = [name == _SPLITS.get(split) or not split for name in archives]
     rows = np.flatnonzero(np.array(wanted)[index.archive])
-    return opened(path, index, rows, class_names, allow_empty_classes)
+    return opened(LocalFolder(path), index, rows, class_names, allow_empty_classes)
 
 
 def imagenet_splits(path: Path) -> set[str]:

@@ -289,7 +289,7 @@ def remote_shards(
     wanted = np.array([not split or shard_split(name) == split for name, _, _ in index.archives])
     rows = np.flatnonzero(wanted[index.archive])
     cache.names = [name for name, used in zip(note.names, wanted, strict=True) if used]
-    return opened(path, index, rows, class_names, allow_empty_classes, cache)
+    return opened(cache, index, rows, class_names, allow_empty_classes)
 
 
 class Cache:

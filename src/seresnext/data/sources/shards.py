@@ -109,7 +109,7 @@ class Place(Protocol):
         ...
 
 
-class _Folder:
+class LocalFolder:
     """A folder of this machine."""
 
     open_files = _OPEN
@@ -164,7 +164,7 @@ def image_shards(
         index = named(index, path)
     wanted = [shard_split(name) == split or not split for name, _, _ in index.archives]
     return opened(
-        path,
+        LocalFolder(path),
         index,
         np.flatnonzero(np.array(wanted)[index.archive]),
         class_names,
@@ -173,36 +173,32 @@ def image_shards(
 
 
 def opened(
-    path: Path,
+    place: Place,
     index: Index,
     rows: NDArray[np.int64],
     class_names: Sequence[str] | None,
     allow_empty_classes: bool,
-    place: Place | None = None,
 ) -> Shards:
-    """Return the source of some entries; the options are those of `image_folder`.
-
-    The archives are in the folder `path`, or in the `place` that it stands for.
-    """
-    place = place or _Folder(path)
+    """Return the source of some entries; the options are those of `image_folder`."""
+    where = place.url
     if not len(rows):
-        raise UserError(f"{path}: no images in these archives")
+        raise UserError(f"{where}: no images in these archives")
     counts = np.bincount(index.label[rows], minlength=len(index.class_names))
     there = [index.class_names[k] for k in np.flatnonzero(counts)]
     if class_names is None:
-        match(index.class_names, None, str(path))
+        match(index.class_names, None, where)
         empty = [index.class_names[k] for k in np.flatnonzero(counts == 0)]
         if empty and not allow_empty_classes:
             raise UserError(
-                f"{path}: no images of class {some(empty)}; train with --data.allow-empty-classes"
+                f"{where}: no images of class {some(empty)}; train with --data.allow-empty-classes"
             )
     elif index.numbered and not set(there) <= set(class_names):
         raise UserError(
-            f"{path}: its labels are numbers; write the class names to {path / CLASSES}, one a "
-            "line, in the order of the numbers"
+            f"{where}: its labels are numbers; write the class names to "
+            f"{os.path.join(where, CLASSES)}, one a line, in the order of the numbers"
         )
     else:
-        match(there, class_names, str(path))
+        match(there, class_names, where)
     return Shards(place, index, rows, tuple(class_names or index.class_names))
 
 
