@@ -79,14 +79,12 @@ def test_impossible_options(models: list[Path], options: dict) -> None:
 
 
 class TestLoader:
-    def test_threads_and_peers(self, images: Path, capsys: pytest.CaptureFixture) -> None:
+    def test_peers(self, images: Path, capsys: pytest.CaptureFixture) -> None:
         """Pillow and PyTorch's DataLoader are always there; others are measured or named."""
         data = DataConfig(train=str(images / "train"), root="unused", val=str(images / "val"))
         augment = AugmentConfig(image_size=32)
-        found = bench_loader(data, augment, threads=(1, 2), images=64, rounds=2, peers=True)
-        assert {(r.loader, r.threads) for r in found} == {
-            (name, n) for name in (OURS, "mindspore", "dali", "pillow", "torch") for n in (1, 2)
-        }
+        found = bench_loader(data, augment, threads=(1,), images=64, rounds=2, peers=True)
+        assert [r.loader for r in found] == [OURS, "mindspore", "dali", "pillow", "torch"]
         for result in found:
             assert bool(result.problem) == (not result.rates)
             assert len(result.rates) == len(result.busy) in (0, 2)
@@ -105,10 +103,10 @@ class TestLoader:
 
     def test_a_recipe_on_archives(self, images: Path, tmp_path: Path) -> None:
         run_cli("data", "pack", images, "--out", tmp_path / "shards")
-        given = ("--recipe", "demo", "--threads", 1, "--images", 64, "--rounds", 1, "--json")
-        (found,) = json.loads(run_cli("bench", "loader", tmp_path / "shards", *given).stdout)
-        assert found["loader"] == OURS
-        assert found["images_per_second"] == found["rates"][0] > 0
+        given = ("--recipe", "demo", "--threads", "1,2", "--images", 64, "--rounds", 1, "--json")
+        found = json.loads(run_cli("bench", "loader", tmp_path / "shards", *given).stdout)
+        assert [(r["loader"], r["threads"]) for r in found] == [(OURS, 1), (OURS, 2)]
+        assert all(r["images_per_second"] == r["rates"][0] > 0 for r in found)
 
     def test_what_cannot_be_measured(self, images: Path, tmp_path: Path) -> None:
         assert "--images: 64 or more" in refused("bench", "loader", images, "--images", 3)

@@ -152,7 +152,10 @@ def test_images_of_a_run_that_are_gone_are_said(
         export(gone, tmp_path / "m.onnx", ExportOptions(precision="int8"))
 
 
-def test_relative_paths_of_a_run_lead_somewhere_from_elsewhere(run: Path, tmp_path: Path) -> None:
+def test_relative_paths_of_a_run_lead_somewhere_from_elsewhere(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is no data/
     moved = shutil.copytree(run, tmp_path / "run")
     settings = json.loads((moved / "config.json").read_text())
     settings["data"]["root"], settings["typed_in"] = "data", str(moved)
