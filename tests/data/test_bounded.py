@@ -27,7 +27,7 @@ state = []
 with closing(train_batches(Reader(source, DataConfig(workers=2)), config, Share(8), 0)) as batches:
     for step in range(1, 501):
         batch = next(batches)
-        if kept is not None and step % 5 == 0:
+        if kept is not None:
             kept.append(batch.images)
         if step in (250, 500):
             pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -78,14 +78,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_neither_memory_nor_open_files_grow(images: Path, tmp_path: Path) -> None:
-    """In 50 further epochs, of files and of archives. What leaks a batch in five is seen."""
+    """In 50 further epochs, of files and of archives. What keeps its batches, 100 kB each, is seen."""
     run_cli("data", "pack", images / "train", "--out", tmp_path / "shards", "--shard-size", "20kB")
     for source in (images / "train", tmp_path / "shards"):
         (before, files), (after, files_after) = child(LOADER, source, "")
-        assert after - before < 3e6
+        assert after - before < 12e6
         assert files_after == files
     (before, _), (after, _) = child(LOADER, images / "train", "leak")
-    assert after - before > 3e6
+    assert after - before > 12e6
 
 
 def test_a_million_images_take_little_memory() -> None:
