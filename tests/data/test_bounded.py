@@ -78,12 +78,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_neither_memory_nor_open_files_grow(images: Path, tmp_path: Path) -> None:
-    """In 50 further epochs, of files and of archives. What keeps its batches, 100 kB each, is seen."""
+    """In 50 further epochs, of files and of archives. What keeps its batches is seen."""
     run_cli("data", "pack", images / "train", "--out", tmp_path / "shards", "--shard-size", "20kB")
     for source in (images / "train", tmp_path / "shards"):
         (before, files), (after, files_after) = child(LOADER, source, "")
         assert after - before < 12e6
-        assert files_after == files
+        assert abs(files_after - files) <= 2, "each of two threads may be reading one"
     (before, _), (after, _) = child(LOADER, images / "train", "leak")
     assert after - before > 12e6
 
