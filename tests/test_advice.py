@@ -66,6 +66,7 @@ ELSEWHERE = {
     ("cli/find_lr.py _said", "--lr"): "train",
     ("cli/data.py _pack", "--data"): "train",
     ("cli/plan.py _text", "--augment.start-size"): "train",
+    ("data/sources/remote.py fetch", "--shard-size"): "data",
     ("training/step_log.py speed", "--max-side"): "data",
     ("report/explain.py explain", "--with-cam"): "export",
     ("serve/plain.py _cam", "--with-cam"): "export",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import json
 import os
 import shutil
 import subprocess
@@ -21,7 +23,7 @@ from data.archives import tar
 from data.contract import SourceContract
 from runs import refused, run_cli, train_arguments
 from seresnext.config import DataConfig
-from seresnext.data.sources import open_source, open_splits, remote
+from seresnext.data.sources import open_source, open_splits, remote, store
 from seresnext.data.sources.remote import local, make_room, shown
 from seresnext.errors import UserError
 
@@ -31,8 +33,12 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.requests: Counter[str] = Counter()
+        self.sent = 0
+        """MiB of endless answers."""
+        self.lists = True
+        """Whether it shows what a folder holds."""
         self.faults: dict[str, list[str]] = {}
-        """Path -> what happens at the next requests: "500", "cut", "short", "hang up"."""
+        """Path -> what happens next: "500", "cut", "short", "endless", "hang up"."""
         outer = self
 
         class Handler(http.server.SimpleHTTPRequestHandler):
@@ -48,6 +54,14 @@ class Server:
                 path = Path(self.translate_path(self.path))
                 if fault == "500":
                     self.send_error(500)
+                elif fault == "endless":
+                    self.send_response(200)
+                    self.end_headers()
+                    with contextlib.suppress(OSError):
+                        while True:
+                            self.wfile.write(bytes(1 << 20))
+                            outer.sent += 1
+                    self.close_connection = True
                 elif fault == "hang up":
                     self.close_connection = True
                 elif fault:
@@ -61,6 +75,12 @@ class Server:
                     self.close_connection = True
                 else:
                     super().do_GET()
+
+            def list_directory(self, path: object) -> object:
+                if outer.lists:
+                    return super().list_directory(path)  # type: ignore[arg-type]
+                self.send_error(403)
+                return None
 
             def log_message(self, *args: object) -> None: ...
 
@@ -77,7 +97,7 @@ class Server:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own, and no pauses."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "_PAUSE", 0.01)
+    monkeypatch.setattr(store, "_PAUSE", 0.01)
     return tmp_path / "cache" / "seresnext" / "shards"
 
 
@@ -207,17 +227,98 @@ def test_what_is_no_address_of_shards(serve: Callable[[Path], Server], tmp_path:
     assert "nosuch" in refused(*given, "nosuch://bucket/x").lower()
 
 
-def test_a_hostile_index(serve: Callable[[Path], Server], shards: Path) -> None:
-    """It is bounded and checked as that of a folder, and names no file outside its own."""
-    open_splits(DataConfig(root=str(shards)))
-    header = shards / "train" / "seresnext-index.json"
-    text = header.read_text()
+def test_a_server_that_lists_nothing(serve: Callable[[Path], Server], shards: Path) -> None:
+    """The indexes in train/ and val/ are enough; 403 is the usual answer to a listing."""
+    expected = pixels(DataConfig(root=str(shards)))
     server = serve(shards)
-    for wrong in (text.replace("000000.tar", "../../evil.tar"), text[:40], "[1]"):
-        header.write_text(wrong)
-        error = run_cli("data", "check", server.url, code=1).stderr.splitlines()[-1]
-        assert error.startswith(f"seresnext: error: {server.url}/train")
-        assert "index" in error
+    server.lists = False
+    assert pixels(DataConfig(root=server.url)) == expected
+
+
+def test_an_index_that_fails_once_is_read(serve: Callable[[Path], Server], shards: Path) -> None:
+    open_splits(DataConfig(root=str(shards)))
+    server = serve(shards)
+    for end in ("json", "npz"):
+        server.faults[f"train/seresnext-index.{end}"] = ["500"]
+    open_splits(DataConfig(root=server.url))
+    assert not any(name.endswith(".tar") for name in server.requests), "read, and not made anew"
+
+
+def test_an_endless_answer_is_cut(
+    serve: Callable[[Path], Server], shards: Path, cache: Path
+) -> None:
+    open_splits(DataConfig(root=str(shards)))
+    server = serve(shards)
+    train, _ = open_splits(DataConfig(root=server.url))
+    for path in (shards / "train").glob("*.tar"):
+        server.faults[f"train/{path.name}"] = ["endless"] * 9
+    with pytest.raises(UserError, match=r"more than \d+ bytes"):
+        train[0]
+    assert server.sent < 200
+    assert sum(path.stat().st_size for path in cache.rglob("*")) < 1e6
+
+
+def test_names_with_and_without_a_split(serve: Callable[[Path], Server], shards: Path) -> None:
+    """Refused as in a folder: the shards without would be left out."""
+    for path in (shards / "val").glob("*"):
+        path.unlink()
+    (shards / "val").rmdir()
+    for path in sorted((shards / "train").glob("*.tar"))[:2]:
+        path.rename(path.with_name(f"train-{path.name}"))
+    for path in (shards / "train").glob("seresnext-index.*"):
+        path.unlink()
+    (shards / "train").rename(shards / "mixed")
+    line = refused("data", "check", f"{serve(shards).url}/mixed")
+    assert "the names of some shards contain their split" in line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"archives": ["../../evil.tar"]},
+        {"archives": ["000001.tar"]},
+        {"archives": ["classes.txt"]},
+        {"archives": ["\ud800.tar"]},
+        {"bytes": [2**70]},
+        {"bytes": [2**60]},
+        {"bytes": [-1]},
+    ],
+    ids=str,
+)
+def test_a_hostile_index(
+    serve: Callable[[Path], Server], shards: Path, cache: Path, change: dict[str, list[object]]
+) -> None:
+    """One line, no file outside its folder, and nothing of others is removed from the cache."""
+    open_splits(DataConfig(root=str(shards)))
+    file = shards / "train" / "seresnext-index.json"
+    header = json.loads(file.read_text())
+    for name, values in change.items():
+        header[name] = [*values, *header[name][len(values) :]]
+    file.write_text(json.dumps(header))
+    (cache / "other").mkdir(parents=True)
+    (cache / "other" / "9.tar").write_bytes(b"of another data set")
+    server = serve(shards)
+    error = run_cli("data", "check", server.url, code=1).stderr.splitlines()[-1]
+    assert error.startswith(f"seresnext: error: {server.url}/train")
+    assert (cache / "other" / "9.tar").exists()
+    assert not list(cache.parent.rglob("evil*"))
+
+
+@pytest.mark.parametrize("wrong", ["cut", "[1]"])
+def test_a_damaged_index(serve: Callable[[Path], Server], shards: Path, wrong: str) -> None:
+    open_splits(DataConfig(root=str(shards)))
+    file = shards / "train" / "seresnext-index.json"
+    file.write_text(file.read_text()[:40] if wrong == "cut" else wrong)
+    error = run_cli("data", "check", serve(shards).url, code=1).stderr.splitlines()[-1]
+    assert "index" in error
+
+
+@pytest.mark.parametrize("user", ["me:secret", "me:p@secret", "me:a/secret"])
+def test_a_password_is_not_shown(user: str) -> None:
+    for scheme in ("https", "s3"):
+        line = refused("train", "--recipe", "demo", "--data", f"{scheme}://{user}@host/x")
+        assert "contains a name or password" in line
+        assert "secret" not in line
 
 
 def test_a_run_goes_on_from_an_empty_cache(

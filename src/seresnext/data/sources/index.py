@@ -249,7 +249,7 @@ def _arrays(index: Index) -> dict[str, NDArray[Any]]:
 
 _DAMAGE = (
     *(UserError, OSError, ValueError, KeyError, TypeError, EOFError, MemoryError),
-    zipfile.BadZipFile,
+    *(OverflowError, zipfile.BadZipFile),
 )
 """What reading an index of others may raise."""
 

@@ -13,22 +13,19 @@ import logging
 import os
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 
-from ...errors import UserError, one_line
-from ...files import read_json, replacing, sync_to_disk, to_json
-from ...install import install_command
+from ...errors import UserError
+from ...files import read_json, replacing, to_json
 from ...schema import checked, from_dict
 from .folder import SPLITS
 from .index import FILE, locked, open_index, stored_index
-from .shards import CLASSES, Shards, named, opened, scan, shard_split
+from .shards import CLASSES, READ, Shards, named, opened, scan, shard_split, splits_among
+from .store import Store
 
 NOTE = ".seresnext-remote.json"
 CACHE_GB = "SERESNEXT_CACHE_GB"
@@ -36,10 +33,6 @@ CACHE_GB = "SERESNEXT_CACHE_GB"
 _USUAL_GB = 100.0
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*)", re.DOTALL)
 """With one slash, too: `Path` leaves no more of two."""
-_MAX_INDEX = 2 << 30
-_ATTEMPTS = 4
-_PAUSE = 0.5
-"""Seconds before the second attempt; doubled each time."""
 _OPEN = 8
 """Shards that are open at a time: one removed from the cache keeps its place while it is open."""
 
@@ -72,10 +65,11 @@ def local(path: str | Path) -> Path:
     if not found:
         return Path(path)
     scheme, rest = found.groups()
-    if "@" in rest.split("/")[0]:
+    host = rest.split("/")[0]
+    if "@" in host or ("@" in rest and not re.fullmatch(r"(\[.*\]|[^:]*)(:\d*)?", host)):
         raise UserError(
             f"the address of the images contains a name or password; leave it out ({scheme}://"
-            f"{rest.split('@', 1)[1]}) and give it as {scheme}'s client expects: in the "
+            f"{rest.rpartition('@')[2]}) and give it as {scheme}'s client expects: in the "
             "environment or its configuration file"
         )
     return _stand_in(f"{scheme}://{rest.rstrip('/')}")
@@ -100,7 +94,7 @@ def _stand_in(url: str) -> Path:
     if _known(folder):
         return folder
     with locked(folder, "note"):
-        store = _Store.of(url)
+        store = Store.of(url)
         if not _known(folder) and not _describe(store, url, folder):
             below = [_describe(store, f"{url}/{split}", folder / split) for split in SPLITS]
             if not any(below):
@@ -115,22 +109,22 @@ def _known(folder: Path) -> bool:
     return any((place / NOTE).is_file() for place in (folder, *(folder / s for s in SPLITS)))
 
 
-def _describe(store: _Store, url: str, folder: Path) -> bool:
+def _describe(store: Store, url: str, folder: Path) -> bool:
     """Write the note about an address into a folder, with the index and the class names where the
     address has them; return whether there are shards."""
     folder.mkdir(parents=True, exist_ok=True)
     indexed = all(store.small(f"{url}/{FILE}{end}", folder / f"{FILE}{end}") for end in _ENDS)
     if indexed:
         index = stored_index(folder)
-        if index is None:
+        found = {name: size for name, size, _ in index.archives} if index else {}
+        if index is None or len(found) < len(index.archives):
             raise UserError(f"{url}/{FILE}.json: no index of these shards; make it anew")
-        found = {name: size for name, size, _ in index.archives}
     else:
         found = store.shards(url)
     if not found:
         return False
-    if any("/" in name or name.startswith(".") or size < 0 for name, size in found.items()):
-        raise UserError(f"{url}: its index names files outside its folder")
+    if not all(_NAME.fullmatch(name) and size >= 0 for name, size in found.items()):
+        raise UserError(f"{url}: its index names files outside its folder, or no .tar files")
     store.small(f"{url}/{CLASSES}", folder / CLASSES)
     note = {"url": url, "names": list(found), "sizes": list(found.values())}
     with replacing(folder / NOTE, sync=True) as temporary:
@@ -139,117 +133,11 @@ def _describe(store: _Store, url: str, folder: Path) -> bool:
 
 
 _ENDS = (".npz", ".json")
+_NAME = re.compile(r"[^./][^/]*\.tar", re.IGNORECASE)
 
 
 def _note(folder: Path) -> Note:
     return from_dict(Note, read_json(folder / NOTE, "remote shards"), "remote shards")
-
-
-# Stores ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Store:
-    """A file system of fsspec."""
-
-    system: Any
-    url: str
-
-    @classmethod
-    def of(cls, url: str) -> _Store:
-        try:
-            import fsspec
-        except ImportError:
-            raise UserError(f"{url} needs fsspec; {install_command('remote')}") from None
-        try:
-            return cls(fsspec.url_to_fs(url)[0], url)
-        except ImportError as error:  # fsspec says which package: "Install s3fs to access S3"
-            raise UserError(f"cannot open {url}: {one_line(error)} (pip install NAME)") from None
-        except ValueError as error:
-            raise UserError(f"cannot open {url}: {one_line(error)}") from None
-
-    def shards(self, url: str) -> dict[str, int]:
-        """Return the names and sizes of the archives at an address; none where it has none."""
-
-        def listing() -> dict[str, int]:
-            try:
-                entries = self.system.ls(url, detail=True)
-            except (FileNotFoundError, NotADirectoryError):
-                return {}
-            paths = sorted(e["name"] for e in entries if e["name"].lower().endswith(".tar"))
-            sizes = {e["name"]: e.get("size") for e in entries}
-            return {
-                os.path.basename(path): int(sizes[path] or self.system.info(path)["size"])
-                for path in paths
-            }
-
-        return _persistent(f"list {url}", listing)
-
-    def small(self, url: str, target: Path) -> bool:
-        """Fetch a file that need not be there; return whether it is."""
-
-        def fetch() -> bool:
-            try:
-                size = self.system.info(url)["size"]
-                if size is not None and size > _MAX_INDEX:
-                    raise UserError(f"{url}: {size} bytes; at most {_MAX_INDEX} are read")
-                with _incoming(target) as temporary:
-                    self.system.get_file(url, str(temporary))
-            except FileNotFoundError:
-                return False
-            return True
-
-        return _persistent(f"read {url}", fetch)
-
-    def shard(self, url: str, target: Path, size: int) -> None:
-        """Fetch an archive of a known size. Raises UserError."""
-
-        def fetch() -> None:
-            with _incoming(target) as temporary:
-                self.system.get_file(url, str(temporary))
-                found = temporary.stat().st_size
-                if found != size:
-                    raise OSError(
-                        f"got {found} of {size} bytes (if it was replaced, remove {target.parent})"
-                    )
-
-        _persistent(f"read {url}", fetch)
-
-
-@contextlib.contextmanager
-def _incoming(target: Path) -> Iterator[Path]:
-    """Yield a temporary path, which takes the place of `target` at the end; what earlier processes
-    that were killed left is removed. Not `replacing`: errors here are those of the network."""
-    for left in target.parent.glob(f".{target.name}.*.part"):
-        left.unlink(missing_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        sync_to_disk(temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-T = TypeVar("T")
-
-
-def _persistent(what: str, attempt: Callable[[], T]) -> T:
-    """Return what `attempt` does, tried a few times. Raises UserError."""
-    for number in range(1, _ATTEMPTS + 1):
-        try:
-            return attempt()
-        except UserError:
-            raise
-        except Exception as error:  # of a client of any kind
-            missing = isinstance(error, FileNotFoundError | PermissionError)
-            if missing or number == _ATTEMPTS:
-                raise UserError(
-                    f"cannot {what}: {one_line(error) or type(error).__name__}"
-                    + ("" if missing else f"; {number} attempts")
-                ) from None
-            time.sleep(_PAUSE * 2 ** (number - 1))
-    raise AssertionError
 
 
 # The source --------------------------------------------------------------------------------
@@ -262,7 +150,8 @@ def is_remote(path: Path) -> bool:
 
 def remote_splits(path: Path) -> set[str]:
     """Return the splits in the names of the shards."""
-    return {shard_split(name) for name in _note(path).names} - {""}
+    note = _note(path)
+    return splits_among(note.names, note.url)
 
 
 def remote_shards(
@@ -303,7 +192,8 @@ class Cache:
         self.names = list(note.names)
         """Those that are used."""
         self._ahead: threading.Thread | None = None
-        self._store = functools.cache(lambda: _Store.of(note.url))
+        self._starting = threading.Lock()
+        self._store = functools.cache(lambda: Store.of(note.url))
 
     def state(self, name: str) -> tuple[str, int, int]:
         """Return what an index knows of an archive."""
@@ -315,23 +205,34 @@ class Cache:
         if not _there(target, size):
             with locked(self.folder, name):
                 if not _there(target, size):
+                    if size > most_bytes():
+                        raise UserError(
+                            f"{self.url}/{name}: {size} bytes, more than the cache may hold; "
+                            f"raise {CACHE_GB}, or pack smaller shards (--shard-size)"
+                        )
                     make_room(size)
                     self._store().shard(f"{self.url}/{name}", target, size)
         return target
 
-    def open(self, name: str) -> Path:
-        """As `fetch`; the others follow in the background, if they fit into the cache."""
-        if self._ahead is None:
-            self._ahead = threading.Thread(target=self._fetch_all, daemon=True)
-            if sum(self.sizes[n] for n in self.names) <= most_bytes():
-                self._ahead.start()
-            else:
-                _log.warning(
-                    "%s has more than the %.0f GB that are kept on this disk: its shards will be "
-                    "fetched again and again; raise %s",
-                    *(self.url, most_bytes() / 1e9, CACHE_GB),
-                )
-        return self.fetch(name)
+    def open(self, name: str) -> int:
+        """`fetch` and open a shard; the others follow in the background, if they fit in."""
+        with self._starting:
+            if self._ahead is None:
+                self._fetch_ahead()
+        while True:
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile, to make room
+                return os.open(self.fetch(name), READ)
+
+    def _fetch_ahead(self) -> None:
+        self._ahead = threading.Thread(target=self._fetch_all, daemon=True)
+        if sum(self.sizes[n] for n in self.names) <= most_bytes():
+            self._ahead.start()
+        else:
+            _log.warning(
+                "%s has more than the %.0f GB that are kept on this disk: its shards will be "
+                "fetched again and again; raise %s",
+                *(self.url, most_bytes() / 1e9, CACHE_GB),
+            )
 
     def _fetch_all(self) -> None:
         with contextlib.suppress(UserError):  # it is said where the shard is needed

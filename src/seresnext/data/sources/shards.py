@@ -34,6 +34,7 @@ _OPEN = 128
 """Archives that are open at a time, at most."""
 _PIECE = 8 << 20
 """Bytes read at a time for a checksum."""
+READ = os.O_RDONLY | os.O_CLOEXEC
 _MAX_LABEL = 1024
 """Bytes of a .cls member."""
 
@@ -104,8 +105,8 @@ class Place(Protocol):
     open_files: int
     """Archives that may be open at a time."""
 
-    def open(self, name: str) -> Path:
-        """Return the file of an archive. Raises UserError where it cannot be had."""
+    def open(self, name: str) -> int:
+        """Open an archive, for reading. Raises UserError where it cannot be had, and OSError."""
         ...
 
 
@@ -117,19 +118,18 @@ class LocalFolder:
     def __init__(self, path: Path) -> None:
         self.url = str(path)
 
-    def open(self, name: str) -> Path:
-        return Path(self.url, name)
+    def open(self, name: str) -> int:
+        return os.open(Path(self.url, name), READ)
 
 
 class _Archive:
     """An open file, which is closed when no thread uses it any more."""
 
-    def __init__(self, path: str | Path) -> None:
-        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
 
     def __del__(self) -> None:
-        if hasattr(self, "_handle"):
-            os.close(self._handle)
+        os.close(self._handle)
 
     def read(self, count: int, offset: int) -> bytes:
         return os.pread(self._handle, count, offset)
@@ -204,11 +204,16 @@ def opened(
 
 def shard_splits(path: Path) -> set[str]:
     """Return the splits in the names of shards; none where no name has one. Raises UserError."""
-    found = {name: shard_split(name) for name in _shards(path)}
+    return splits_among(_shards(path), str(path))
+
+
+def splits_among(names: Iterable[str], where: str) -> set[str]:
+    """As `shard_splits`, of given names."""
+    found = {name: shard_split(name) for name in names}
     without = [name for name, split in found.items() if not split]
     if without and len(without) < len(found):
         raise UserError(
-            f"{path}: the names of some shards contain their split ({', '.join(SPLITS)}), that of "
+            f"{where}: the names of some shards contain their split ({', '.join(SPLITS)}), that of "
             f"{some(without)} does not; rename or move them"
         )
     return set(found.values()) - {""}
