@@ -25,13 +25,13 @@ MESSAGES: list[tuple[type, list[str], str]] = [
     (
         TrainOptions,
         [*READING, "training", "engines"],
-        "--nproc --present-classes --real-labels --max-side",
+        "--nproc --present-classes --real-labels --max-side --shard-size",
     ),
     (
         EvalOptions,
         READING,
         "--train-data --data.allow-empty-classes --val-share --data.balance --loss.class-balance "
-        "--out --present-classes --real-labels",
+        "--out --present-classes --real-labels --shard-size",
     ),
     (
         InferOptions,
