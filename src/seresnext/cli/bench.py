@@ -100,8 +100,8 @@ class BenchTrainArgs(JsonOption):
     """CPU threads; 0 leaves the number to the framework."""
     compile: bool = False
     """torch: compile the step with torch.compile, which takes minutes."""
-    precisions: tuple[Precision, ...] = ("fp32", "bf16")
-    """Arithmetic of convolutions and matrix products."""
+    precisions: tuple[Precision, ...] = ()
+    """Arithmetic of convolutions and matrix products. By default fp32, and with torch bf16."""
     steps: int = 3
     """Of each precision in each turn."""
     rounds: int = 5
@@ -133,7 +133,10 @@ def _train(argv: list[str]) -> int:
     )
     if args.model:
         config = config.replace(model=args.model)
-    speeds = bench_train(config, precisions=args.precisions, steps=args.steps, rounds=args.rounds)
+    usual: tuple[Precision, ...] = ("fp32", "bf16") if args.engine == "torch" else ("fp32",)
+    speeds = bench_train(
+        config, precisions=args.precisions or usual, steps=args.steps, rounds=args.rounds
+    )
     if args.json:
         print(to_json([speed.to_dict() for speed in speeds]))
     else:

@@ -69,7 +69,7 @@ class Jpeg:
         """Decode the upper `rows`, and a few more.
 
         Random-resized crops of 500 x 375 photos load 1.1 times as fast with it, at 0.93 of the CPU
-        time (benchmarks/loading.py, with this and without in turn, 12 rounds).
+        time (`seresnext bench loader`, with this and without in turn, 12 rounds).
 
         The height in the header is lowered. libjpeg then warns of the bytes that are left, and
         simplejpeg reports the first warning only: after any other, everything is decoded and
